@@ -1,0 +1,1 @@
+"""Generated protobuf classes; made from ``proto/`` by ``proto/generate.py`` and never edited by hand."""
