@@ -1,0 +1,33 @@
+"""The record of one worker."""
+
+from typing import Literal
+
+import msgspec
+
+WorkerState = Literal["active", "draining"]
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker, as the observer last published it.
+
+    ``slot`` is its column in the shared in-flight table and stays with it for as long as it is known. ``models`` is
+    empty when it serves any model. ``draining`` workers finish what they have and get nothing new.
+    """
+
+    id: str
+    address: str
+    slot: int
+    models: tuple[str, ...] = ()
+    state: WorkerState = "active"
+    healthy: bool = True
+
+    @property
+    def eligible(self) -> bool:
+        """Whether a new request may go there at all."""
+        return self.healthy and self.state == "active"
+
+
+class Fleet(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the observer publishes, as one document."""
+
+    workers: tuple[Worker, ...]

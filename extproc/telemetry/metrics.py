@@ -1,0 +1,64 @@
+"""Every metric, by name, in one place.
+
+Processes write into memory-mapped files (``prometheus_client`` multiprocess mode, on when
+``PROMETHEUS_MULTIPROC_DIR`` is set before this module is imported) and the observer adds them up. Labels come from
+closed sets or from the configuration, never from a request.
+"""
+
+from prometheus_client import Counter, Histogram, values
+
+DECISION_BUCKETS = (
+    10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25, 1.0, 2.0,
+)  # fmt: skip
+
+
+class Metrics:
+    """The metrics of one process."""
+
+    def __init__(self) -> None:
+        self.requests = Counter(
+            "extproc_requests",
+            "HTTP requests by outcome: `routed`, `open` (left to the data plane) or the reason of the refusal.",
+            ["outcome"],
+            registry=None,
+        )
+        self.decisions = Counter(
+            "extproc_decisions",
+            "Requests routed, by first choice, policy and the policy's reason.",
+            ["worker", "policy", "reason"],
+            registry=None,
+        )
+        self.decision_seconds = Histogram(
+            "extproc_decision_seconds",
+            "Time from the last byte of the request that a decision needs to the decision.",
+            buckets=DECISION_BUCKETS,
+            registry=None,
+        )
+        self.fallbacks = Counter(
+            "extproc_fallbacks", "Things done in a lesser way than configured, by reason.", ["reason"], registry=None
+        )
+        self.streams = Counter(
+            "extproc_streams", "ext_proc streams by how they ended: `clean`, `reset`, `error`.", ["end"], registry=None
+        )
+        self.connections_closed = Counter(
+            "extproc_connections_closed",
+            "Connections on the gRPC port that this service closed, by reason.",
+            ["reason"],
+            registry=None,
+        )
+        self.reloads = Counter(
+            "extproc_configuration_reloads", "Readings of a changed configuration file.", ["result"], registry=None
+        )
+        self.probes = Counter("extproc_health_probes", "Health probes.", ["worker", "result"], registry=None)
+        self.restarts = Counter(
+            "extproc_process_restarts", "Processes replaced, by role and cause.", ["role", "cause"], registry=None
+        )
+
+
+def use_process_slot(slot: int) -> None:
+    """Name this process's metric files by its slot instead of its pid.
+
+    A successor in the same slot goes on with the same files, so their number stays bounded however often processes are
+    replaced. Call before the first metric is made.
+    """
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)
