@@ -49,6 +49,12 @@ class InternalFault(Refusal):
     """A fault of our own."""
 
 
+class BodyUnavailable(Refusal):
+    """The data plane keeps back the request body, and without it a wrong worker could be picked."""
+
+    reason = "body_unavailable"
+
+
 class InvalidRequest(Refusal):
     """The body is not what the path requires."""
 

@@ -66,7 +66,10 @@ class ServerSettings:
         high=1_000_000,
     )
     handshake_timeout_secs: float = setting(
-        5.0, "A connection that has not finished TLS and the HTTP/2 preface by then is closed.", unit="seconds", low=0.05
+        5.0,
+        "A connection that has not finished TLS and the HTTP/2 preface by then is closed.",
+        unit="seconds",
+        low=0.05,
     )
     keepalive_time_secs: float = setting(
         30.0, "A connection silent for this long is sent a PING.", unit="seconds", low=0.05

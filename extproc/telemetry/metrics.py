@@ -38,7 +38,10 @@ class Metrics:
             "extproc_fallbacks", "Things done in a lesser way than configured, by reason.", ["reason"], registry=None
         )
         self.streams = Counter(
-            "extproc_streams", "ext_proc streams by how they ended: `clean`, `reset`, `error`.", ["end"], registry=None
+            "extproc_streams",
+            "ext_proc streams by how they ended: `clean`, `reset` (before a decision), `error` (not understood).",
+            ["end"],
+            registry=None,
         )
         self.connections_closed = Counter(
             "extproc_connections_closed",

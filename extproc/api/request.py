@@ -1,0 +1,26 @@
+"""One HTTP request, as far as routing knows it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from extproc.api.body import RequestBody
+
+
+@dataclass(slots=True, kw_only=True)
+class RoutingRequest:
+    """What candidates, policies and hooks may look at.
+
+    Header names are lower case, as Envoy sends them. ``payload`` is the request's body, or None when none was read:
+    the request has none, nothing in it is needed, or the data plane does not send it (``body_withheld``). ``truncated``
+    marks a body of which only the beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
+    ``subset`` is the data plane's hint, the only endpoints it allows; None when it gave no hint.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    payload: bytes | None = None
+    truncated: bool = False
+    body_withheld: bool = False
+    subset: tuple[str, ...] | None = None
+    body: RequestBody | None = None

@@ -1,0 +1,235 @@
+"""One ``Process`` RPC: joins the transport's stream to an exchange and the exchange to a decision.
+
+Everything that waits or is counted lives here: the watchdog over a decision, the release of what a request holds, the
+outcome metrics. Faults of our own end here too and are answered as the operator chose (``routing.on_error``).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from time import perf_counter
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from extproc.api.request import RoutingRequest
+from extproc.config.policies import RoutingSettings
+from extproc.config.server import ServerSettings
+from extproc.errors import DecisionTimeout, Draining, InternalFault, Overloaded, Refusal
+from extproc.pb.ext_proc_pb2 import ProcessingRequest
+from extproc.routing.decision import Decision
+from extproc.server.base import Responder
+from extproc.stream.exchange import Exchange, Phase
+from extproc.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+INVALID_ARGUMENT = 3
+
+
+class Decider(Protocol):
+    """What turns requests into decisions, at once or later."""
+
+    def needs_body(self, method: str, path: str) -> bool:
+        """Whether a decision depends on the body."""
+
+    def decide(self, request: RoutingRequest) -> "Decision | asyncio.Future[Decision]":
+        """Route a request; raises :class:`~extproc.errors.Refusal`, at once or through the future."""
+
+
+class ProcessService:
+    """Makes the handlers of one router process and holds what they share."""
+
+    def __init__(
+        self,
+        *,
+        decider: Decider,
+        server: ServerSettings,
+        routing: RoutingSettings,
+        metrics: Metrics,
+        on_streams_changed: Callable[[int], None] = lambda _active: None,
+    ) -> None:
+        self.decider = decider
+        self.metrics = metrics
+        self.max_body_bytes = server.max_body_bytes
+        self.max_streams = server.max_streams
+        self.decision_timeout_secs = server.decision_timeout_secs
+        self.fail_open = routing.on_error == "open"
+        self.shows_decision = routing.decision_header
+        self.stopping = False
+        self.active = 0
+        self._on_streams_changed = on_streams_changed
+        self.observe_decision = metrics.decision_seconds.observe
+        self.count_routed = metrics.requests.labels("routed").inc
+        self.count_open = metrics.requests.labels("open").inc
+        self.count_clean_end = metrics.streams.labels("clean").inc
+        self.count_reset_end = metrics.streams.labels("reset").inc
+        self.count_error_end = metrics.streams.labels("error").inc
+        self._decision_counters: dict[tuple[str, str], Callable[[], None]] = {}
+
+    def open_stream(self, responder: Responder) -> "ProcessHandler":
+        """Take a new RPC."""
+        self.active += 1
+        self._on_streams_changed(self.active)
+        return ProcessHandler(self, responder)
+
+    def stream_closed(self) -> None:
+        """An RPC is over."""
+        self.active -= 1
+        self._on_streams_changed(self.active)
+
+    def admission_fault(self) -> Refusal | None:
+        """Why no new request is taken now, or None."""
+        if self.stopping:
+            return Draining("The router is stopping.")
+        if self.active > self.max_streams:
+            return Overloaded("The router serves as many requests as it may.")
+        return None
+
+    def count_decision(self, decision: Decision) -> None:
+        """Count a routed request under its worker, policy and reason."""
+        key = (decision.worker.id, decision.reason)
+        count = self._decision_counters.get(key)
+        if count is None:
+            # Bounded by workers that ever were times reasons; the metric itself holds the same set.
+            count = self.metrics.decisions.labels(decision.worker.id, decision.policy, decision.reason.value).inc
+            self._decision_counters[key] = count
+        count()
+        self.count_routed()
+
+
+class ProcessHandler:
+    """One RPC; see :class:`~extproc.server.base.StreamHandler` for who calls what."""
+
+    __slots__ = ("_decision", "_exchange", "_fault", "_half_closed", "_pending", "_responder", "_service", "_watchdog")
+
+    def __init__(self, service: ProcessService, responder: Responder) -> None:
+        self._service = service
+        self._responder = responder
+        self._exchange = Exchange(needs_body=service.decider.needs_body, max_body_bytes=service.max_body_bytes)
+        self._decision: Decision | None = None
+        self._pending: asyncio.Future[Decision] | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._half_closed = False
+        self._fault = service.admission_fault()
+
+    def receive(self, message: bytes) -> None:
+        """Take one serialised ``ProcessingRequest``; whatever can be answered is answered before this returns."""
+        exchange = self._exchange
+        if self._fault is not None:
+            self._refuse(self._fault)
+            self._fault = None
+        try:
+            self._send(exchange.receive(ProcessingRequest.FromString(message)))
+        except DecodeError:
+            self._service.count_error_end()
+            self._responder.finish(INVALID_ARGUMENT, "not a ProcessingRequest")
+        except Refusal as refusal:
+            self._refuse(refusal)
+        if exchange.wanted:
+            self._decide()
+
+    def half_close(self) -> None:
+        """End the RPC from our side too, once nothing is owed."""
+        self._half_closed = True
+        if self._pending is None:
+            self._responder.finish()
+
+    def drain(self) -> None:
+        """End the RPC cleanly if its request is decided: the data plane goes on without us."""
+        if self._exchange.phase is Phase.ROUTED:
+            self._responder.finish()
+
+    def closed(self) -> None:
+        """Release everything."""
+        self._settle()
+        if self._decision is not None:
+            self._decision.release()
+            self._decision = None
+        service = self._service
+        if self._half_closed or self._exchange.phase is not Phase.READING:
+            service.count_clean_end()
+        else:
+            service.count_reset_end()
+        service.stream_closed()
+
+    def _decide(self) -> None:
+        service = self._service
+        exchange = self._exchange
+        exchange.wanted = False
+        started = perf_counter()
+        try:
+            outcome = service.decider.decide(exchange.request)
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except Exception:
+            logger.exception("The decision failed")
+            self._give_up()
+        else:
+            if isinstance(outcome, Decision):
+                self._route(outcome)
+            else:
+                self._wait_for(outcome)
+        service.observe_decision(perf_counter() - started)
+
+    def _wait_for(self, pending: "asyncio.Future[Decision]") -> None:
+        self._pending = pending
+        loop = asyncio.get_running_loop()
+        self._watchdog = loop.call_later(self._service.decision_timeout_secs, self._on_decision_timeout)
+        pending.add_done_callback(self._on_decided)
+
+    def _on_decided(self, done: "asyncio.Future[Decision]") -> None:
+        if done is not self._pending:
+            if not done.cancelled() and done.exception() is None:
+                done.result().release()
+            return
+        self._settle()
+        try:
+            self._route(done.result())
+        except Refusal as refusal:
+            self._refuse(refusal)
+        except (Exception, asyncio.CancelledError):
+            logger.exception("The decision failed")
+            self._give_up()
+        if self._half_closed:
+            self._responder.finish()
+
+    def _on_decision_timeout(self) -> None:
+        self._settle()
+        self._refuse(DecisionTimeout(f"No decision within {self._service.decision_timeout_secs} seconds."))
+
+    def _settle(self) -> None:
+        """Forget a decision that is under way, if there is one; it is released should it still come."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.cancel()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+
+    def _route(self, decision: Decision) -> None:
+        service = self._service
+        self._decision = decision
+        text = None
+        if service.shows_decision:
+            text = f"worker={decision.worker.id}; policy={decision.policy}; reason={decision.reason}"
+        self._send(self._exchange.routed(decision.endpoints, text))
+        service.count_decision(decision)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._send(self._exchange.refused(refusal))
+        self._service.metrics.requests.labels(refusal.reason).inc()
+        self._responder.finish()
+
+    def _give_up(self) -> None:
+        """Answer a fault of our own: leave the request to the data plane, or say so."""
+        if not self._service.fail_open:
+            self._refuse(InternalFault("The router failed to decide."))
+            return
+        self._send(self._exchange.left_open())
+        self._service.count_open()
+
+    def _send(self, replies: list[bytes]) -> None:
+        send = self._responder.send
+        for reply in replies:
+            send(reply)

@@ -1,0 +1,102 @@
+"""One request's way to a decision: parse as far as needed, filter, choose, account."""
+
+from typing import Protocol
+
+from extproc.api.body import decode
+from extproc.api.paths import decoder_for
+from extproc.api.request import RoutingRequest
+from extproc.errors import BodyUnavailable, ModelNotFound, NoEndpoint
+from extproc.fleet.worker import Worker
+from extproc.policies.base import Needs, Policy
+from extproc.routing.candidates import within_subset
+from extproc.routing.decision import Decision, InFlightColumn
+from extproc.telemetry.metrics import Metrics
+
+
+class FleetView(Protocol):
+    """The fleet as a router reads it."""
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether some worker serves only certain models, so that a request's model decides where it may go."""
+
+    def refresh(self) -> None:
+        """Take over what the observer has published since the last call."""
+
+    def candidates(self, model: str | None) -> tuple[Worker, ...]:
+        """Workers that may take a request for ``model`` now, sorted by id; ``None`` is a request without one."""
+
+    def serves(self, model: str) -> bool:
+        """Whether any known worker, in whatever state, serves ``model``."""
+
+
+class Director:
+    """Decides for one router process.
+
+    ``single_endpoint`` is for data planes that take one endpoint only.
+    """
+
+    def __init__(
+        self,
+        *,
+        fleet: FleetView,
+        policy: Policy,
+        in_flight: InFlightColumn,
+        metrics: Metrics,
+        single_endpoint: bool = False,
+    ) -> None:
+        self._fleet = fleet
+        self._policy = policy
+        self._in_flight = in_flight
+        self._metrics = metrics
+        self._single_endpoint = single_endpoint
+
+    def needs_body(self, method: str, path: str) -> bool:
+        """Whether a decision on such a request depends on its body."""
+        if self._policy.needs < Needs.BODY and not self._fleet.needs_model:
+            return False
+        return decoder_for(method, path) is not None
+
+    def decide(self, request: RoutingRequest) -> Decision:
+        """Route a request and count it as in flight.
+
+        Raises :class:`~extproc.errors.Refusal` when it gets an answer instead: a body that cannot be read (400), an
+        unknown model (404), nobody to send it to (503).
+        """
+        self._fleet.refresh()
+        model = self._model(request)
+        candidates = self._fleet.candidates(model)
+        if not candidates:
+            if model is not None and not self._fleet.serves(model):
+                raise ModelNotFound(f"The model `{model[:128]}` does not exist.", param="model")
+            raise NoEndpoint("No healthy worker can take the request.")
+        if request.subset is not None:
+            candidates = within_subset(candidates, request.subset)
+        choice = self._policy.choose(request, candidates)
+        worker = choice.workers[0]
+        if self._single_endpoint:
+            endpoints = worker.address
+        else:
+            endpoints = ",".join([candidate.address for candidate in choice.workers])
+        self._in_flight.add(worker.slot, 1)
+        return Decision(endpoints, worker, self._policy.name, choice.reason, self._in_flight)
+
+    def _model(self, request: RoutingRequest) -> str | None:
+        if not self.needs_body(request.method, request.path):
+            return None
+        if request.body_withheld or request.truncated:
+            self._go_without_body("body_truncated" if request.truncated else "body_withheld")
+            return None
+        decoder = decoder_for(request.method, request.path)
+        assert decoder is not None
+        request.body = body = decode(decoder, request.payload or b"")
+        return body.model
+
+    def _go_without_body(self, reason: str) -> None:
+        """Go on by headers alone where that can only cost quality; refuse where it could pick a wrong worker."""
+        if self._fleet.needs_model:
+            raise BodyUnavailable(
+                "The data plane does not send the whole request body, which is needed to find the model: "
+                "set the filter's request_body_mode to BUFFERED or FULL_DUPLEX_STREAMED."
+            )
+        self._metrics.fallbacks.labels(reason).inc()

@@ -1,0 +1,274 @@
+"""One HTTP exchange as ext_proc shows it: a state machine from messages to replies.
+
+The data plane decides the mode; the first message's ``protocol_config`` tells it. A mode differs in when the routing
+decision may be sent and in what a body chunk is answered with (the table stands in ``ARCHITECTURE.md``). When the
+exchange has all that a decision needs it sets :attr:`Exchange.wanted`; its owner then calls :meth:`routed`,
+:meth:`left_open` or :meth:`refused`, at once or later.
+
+After the first end of stream of a direction, further messages of that direction are ignored: Envoy from 1.35 on repeats
+the last body message of large bodies (envoyproxy/envoy#46237).
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+from extproc.api.request import RoutingRequest
+from extproc.errors import BodyTooLarge, Refusal
+from extproc.pb.ext_proc_pb2 import (
+    BUFFERED,
+    BUFFERED_PARTIAL,
+    FULL_DUPLEX_STREAMED,
+    STREAMED,
+    HttpBody,
+    HttpHeaders,
+    ProcessingRequest,
+)
+from extproc.stream import replies
+from extproc.stream.headers import RequestHeaders
+
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+SUBSET_KEY = "x-gateway-destination-endpoint-subset"
+
+
+class Phase(Enum):
+    """How far the request side is."""
+
+    READING = auto()  # what a decision needs has not all arrived
+    DECIDING = auto()  # the decision is wanted
+    ROUTED = auto()  # the decision is sent; what still arrives is passed on
+    REFUSED = auto()  # answered by us; nothing more is said
+
+
+class Exchange:
+    """One exchange.
+
+    ``needs_body(method, path)`` says whether a decision depends on the body. ``max_body_bytes`` is the largest body
+    that is taken in.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_headers_answered",
+        "_max_body_bytes",
+        "_needs_body",
+        "_request_ended",
+        "_request_mode",
+        "_response_ended",
+        "_response_mode",
+        "_size",
+        "_trailers_owed",
+        "_withholds",
+        "decision_text",
+        "phase",
+        "request",
+        "wanted",
+    )
+
+    def __init__(self, *, needs_body: Callable[[str, str], bool], max_body_bytes: int) -> None:
+        self._needs_body = needs_body
+        self._max_body_bytes = max_body_bytes
+        self._request_mode = -1
+        self._response_mode = FULL_DUPLEX_STREAMED
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._headers_answered = False
+        self._request_ended = False
+        self._response_ended = False
+        self._trailers_owed = False
+        self._withholds = False
+        self.phase = Phase.READING
+        self.request = RoutingRequest(method="", path="", headers={})
+        self.wanted = False
+        self.decision_text: str | None = None
+
+    def receive(self, message: ProcessingRequest) -> list[bytes]:
+        """Take one message; return the replies that can be sent at once, in order.
+
+        Raises :class:`~extproc.errors.BodyTooLarge`; the owner then calls :meth:`refused`.
+        """
+        if self._request_mode < 0:
+            self._learn_mode(message)
+        if message.observability_mode or self.phase is Phase.REFUSED:
+            return []
+        kind = message.WhichOneof("request")
+        if kind is None:
+            return []
+        return _HANDLERS[kind](self, message)
+
+    def routed(self, endpoints: str, decision_text: str | None = None) -> list[bytes]:
+        """Send the decision: ``endpoints`` for the data plane, ``decision_text`` for the response header (or None)."""
+        self.decision_text = decision_text
+        return self._decided(endpoints)
+
+    def left_open(self) -> list[bytes]:
+        """Let the data plane balance this request by itself."""
+        return self._decided(None)
+
+    def refused(self, refusal: Refusal) -> list[bytes]:
+        """Answer the request ourselves."""
+        self.wanted = False
+        self.phase = Phase.REFUSED
+        self._chunks = []
+        anthropic = self.request.path.startswith("/v1/messages")
+        self.request = _NOTHING_KEPT
+        return [replies.immediate(refusal, anthropic=anthropic)]
+
+    def _learn_mode(self, message: ProcessingRequest) -> None:
+        if not message.HasField("protocol_config"):
+            self._request_mode = FULL_DUPLEX_STREAMED
+        else:
+            config = message.protocol_config
+            self._request_mode = config.request_body_mode
+            self._response_mode = config.response_body_mode
+            self._withholds = config.send_body_without_waiting_for_header_response and self._request_mode == STREAMED
+        if self._request_mode == FULL_DUPLEX_STREAMED:
+            self._withholds = True
+
+    def _on_request_headers(self, message: ProcessingRequest) -> list[bytes]:
+        if self.request.method or self._request_ended:
+            return []
+        part: HttpHeaders = message.request_headers
+        headers = RequestHeaders(part.headers)
+        request = self.request = RoutingRequest(
+            method=headers.get(":method"), path=headers.get(":path"), headers=headers
+        )
+        if message.HasField("metadata_context"):
+            request.subset = _subset(message)
+        if part.end_of_stream:
+            self._request_ended = True
+            return self._want()
+        return self._await_body()
+
+    def _await_body(self) -> list[bytes]:
+        request = self.request
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_body_bytes:
+            raise self._too_large()
+        if not self._needs_body(request.method, request.path):
+            return self._want()
+        if self._request_mode in _BUFFERING:
+            self._headers_answered = True
+            return [replies.REQUEST_HEADERS_CONTINUE]
+        if not self._withholds:
+            request.body_withheld = True
+            return self._want()
+        return []
+
+    def _on_request_body(self, message: ProcessingRequest) -> list[bytes]:
+        if self._request_ended:
+            return []
+        part: HttpBody = message.request_body
+        # A buffered body is one message; with trailers behind it, it does not end the stream.
+        self._request_ended = part.end_of_stream
+        if self.phase is Phase.ROUTED:
+            return self._pass_on(part.body)
+        self._chunks.append(part.body)
+        self._size += len(part.body)
+        if self._size > self._max_body_bytes:
+            raise self._too_large()
+        if self.phase is Phase.READING and (part.end_of_stream or self._request_mode in _BUFFERING):
+            self.request.truncated = not part.end_of_stream and self._request_mode == BUFFERED_PARTIAL
+            return self._want()
+        return []
+
+    def _on_request_trailers(self, message: ProcessingRequest) -> list[bytes]:  # noqa: ARG002 - only their arrival counts
+        if self._trailers_owed or (self._request_ended and self.phase is Phase.ROUTED):
+            return []
+        self._request_ended = True
+        if self.phase is Phase.ROUTED:
+            return [replies.REQUEST_TRAILERS_CONTINUE]
+        self._trailers_owed = True
+        return self._want() if self.phase is Phase.READING else []
+
+    def _on_response_headers(self, message: ProcessingRequest) -> list[bytes]:
+        self._response_ended = message.response_headers.end_of_stream
+        if self.decision_text is not None:
+            return [replies.response_headers(self.decision_text)]
+        return [replies.RESPONSE_HEADERS_CONTINUE]
+
+    def _on_response_body(self, message: ProcessingRequest) -> list[bytes]:
+        if self._response_ended:
+            return []
+        part: HttpBody = message.response_body
+        self._response_ended = part.end_of_stream
+        if self._response_mode == FULL_DUPLEX_STREAMED:
+            return replies.response_chunks(part.body, end_of_stream=part.end_of_stream)
+        return [replies.RESPONSE_BODY_CONTINUE]
+
+    def _on_response_trailers(self, message: ProcessingRequest) -> list[bytes]:  # noqa: ARG002 - only their arrival counts
+        if self._response_ended:
+            return []
+        self._response_ended = True
+        return [replies.RESPONSE_TRAILERS_CONTINUE]
+
+    def _want(self) -> list[bytes]:
+        self.phase = Phase.DECIDING
+        chunks = self._chunks
+        if chunks:
+            self.request.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        self.wanted = True
+        return []
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The request body is larger than {self._max_body_bytes} bytes.")
+
+    def _decided(self, endpoints: str | None) -> list[bytes]:
+        self.wanted = False
+        self.phase = Phase.ROUTED
+        chunks, self._chunks = self._chunks, []
+        # The stream may stay open for as long as the answer takes: keep nothing of the prompt.
+        self.request = _NOTHING_KEPT
+        if self._headers_answered:
+            if not chunks:
+                self._trailers_owed = False
+                return [replies.routed_trailers(endpoints)]
+            out = [replies.routed_body(endpoints)]
+        else:
+            self._headers_answered = True
+            skip_body = self._request_mode in _BUFFERING and not self._request_ended
+            out = [replies.routed_headers(endpoints, skip_body=skip_body)]
+            last = len(chunks) - 1
+            ended = self._request_ended and not self._trailers_owed
+            for position, chunk in enumerate(chunks):
+                out += self._chunk_replies(chunk, end_of_stream=ended and position == last)
+        if self._trailers_owed:
+            self._trailers_owed = False
+            out.append(replies.REQUEST_TRAILERS_CONTINUE)
+        return out
+
+    def _pass_on(self, chunk: bytes) -> list[bytes]:
+        return self._chunk_replies(chunk, end_of_stream=self._request_ended)
+
+    def _chunk_replies(self, chunk: bytes, *, end_of_stream: bool) -> list[bytes]:
+        if self._request_mode == FULL_DUPLEX_STREAMED:
+            return replies.request_chunks(chunk, end_of_stream=end_of_stream)
+        return [replies.REQUEST_BODY_CONTINUE]
+
+
+_NOTHING_KEPT = RoutingRequest(method="-", path="", headers={})
+_BUFFERING = frozenset({BUFFERED, BUFFERED_PARTIAL})
+
+_HANDLERS: dict[str, Callable[[Exchange, ProcessingRequest], list[bytes]]] = {
+    "request_headers": Exchange._on_request_headers,  # noqa: SLF001 - the dispatch table of the class above
+    "request_body": Exchange._on_request_body,  # noqa: SLF001
+    "request_trailers": Exchange._on_request_trailers,  # noqa: SLF001
+    "response_headers": Exchange._on_response_headers,  # noqa: SLF001
+    "response_body": Exchange._on_response_body,  # noqa: SLF001
+    "response_trailers": Exchange._on_response_trailers,  # noqa: SLF001
+}
+
+
+def _subset(message: ProcessingRequest) -> tuple[str, ...] | None:
+    """The endpoints the data plane allows (endpoint picker protocol, section "subset"); None without a hint.
+
+    A list of strings, or, as one data plane sends it, one string with commas.
+    """
+    namespaces = message.metadata_context.filter_metadata
+    if SUBSET_NAMESPACE not in namespaces:
+        return None
+    fields = namespaces[SUBSET_NAMESPACE].fields
+    if SUBSET_KEY not in fields:
+        return None
+    value = fields[SUBSET_KEY]
+    entries = [item.string_value for item in value.list_value.values] or value.string_value.split(",")
+    return tuple(entry for entry in map(str.strip, entries) if entry)

@@ -1,0 +1,43 @@
+"""Request headers as a mapping that is built only when somebody looks."""
+
+from collections.abc import Iterator, Mapping
+
+from extproc.pb.ext_proc_pb2 import HeaderMap
+
+
+class RequestHeaders(Mapping[str, str]):
+    """The headers of one message, by lower-case name.
+
+    Envoy sends values in ``raw_value``; other data planes and older tools use ``value``. Both are read. A name that
+    occurs several times has its values joined by commas, as HTTP allows (RFC 9110, section 5.3).
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, message: HeaderMap) -> None:
+        fields: dict[str, bytes | str] = {}
+        for header in message.headers:
+            key = header.key
+            value = header.raw_value or header.value
+            if key in fields:
+                value = f"{_text(fields[key])},{_text(value)}"
+            fields[key] = value
+        self._fields = fields
+
+    def __getitem__(self, name: str) -> str:
+        return _text(self._fields[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
+        """The value of a header; the mixin's own ``get`` costs an exception when it is absent."""
+        value = self._fields.get(name)
+        return default if value is None else _text(value)
+
+
+def _text(value: bytes | str) -> str:
+    return value if type(value) is str else value.decode("utf-8", "replace")  # type: ignore[union-attr]
