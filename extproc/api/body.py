@@ -9,7 +9,8 @@ from extproc.errors import InvalidRequest
 
 B = TypeVar("B", bound="RequestBody")
 
-_FIELD = re.compile(r"(?:missing required field `|at `\$\.)(?P<field>\w+)")
+# Where inside a field it is wrong comes first: `Object missing required field `role` - at `$.messages[0]``.
+_PLACES = (re.compile(r"at `\$\.(\w+)"), re.compile(r"missing required field `(\w+)"))
 
 
 class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,8 +29,8 @@ def decode(decoder: msgspec.json.Decoder[B], body: bytes) -> B:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        match = _FIELD.search(str(error))
-        raise InvalidRequest(str(error), param=match["field"] if match else None) from error
+        matches = (place.search(str(error)) for place in _PLACES)
+        raise InvalidRequest(str(error), param=next((match[1] for match in matches if match), None)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
     except RecursionError as error:
