@@ -1,0 +1,254 @@
+"""One RPC between transport and decision: answers, watchdog, faults, and accounting in every way a stream can end."""
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import pytest
+
+from extproc.api.request import RoutingRequest
+from extproc.config.policies import RoutingSettings
+from extproc.config.server import ServerSettings
+from extproc.errors import NoEndpoint, Refusal
+from extproc.pb.ext_proc_pb2 import ImmediateResponse, ProcessingRequest
+from extproc.policies.base import Reason
+from extproc.router.handler import ProcessHandler, ProcessService
+from extproc.routing.decision import Decision
+from extproc.telemetry.metrics import Metrics
+from tests.support import messages as m
+from tests.support.fleets import Column, worker
+
+Outcome = Decision | asyncio.Future[Decision] | BaseException
+
+
+class Transport:
+    """Keeps what a handler sends; like a transport, it drops what comes after the end."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.status: int | None = None
+        self.finished = asyncio.Event()
+
+    def send(self, message: bytes) -> None:
+        if self.status is None:
+            self.sent.append(message)
+
+    def finish(self, status: int = 0, detail: str = "") -> None:
+        if self.status is None:
+            self.status = status
+            self.finished.set()
+
+    @property
+    def answer(self) -> ImmediateResponse:
+        (reply,) = [reply for reply in m.parse(self.sent) if reply.HasField("immediate_response")]
+        return reply.immediate_response
+
+
+class Bench:
+    """A service whose decisions the test makes."""
+
+    def __init__(self, *, on_error: str = "open", max_streams: int = 100, timeout_secs: float = 30) -> None:
+        self.column = Column()
+        self.outcome: Callable[[], Outcome] = self.decision
+        self.service = ProcessService(
+            decider=self,
+            server=ServerSettings(max_streams=max_streams, decision_timeout_secs=timeout_secs),
+            routing=RoutingSettings(on_error=on_error, decision_header=True),  # type: ignore[arg-type]
+            metrics=Metrics(),
+        )
+        self.transport = Transport()
+        self.handler: ProcessHandler = self.service.open_stream(self.transport)
+
+    def needs_body(self, method: str, path: str) -> bool:
+        return True
+
+    def decide(self, request: RoutingRequest) -> Decision | asyncio.Future[Decision]:
+        outcome = self.outcome()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def decision(self) -> Decision:
+        self.column.add(1, 1)
+        return Decision("10.0.0.1:8000", worker(1), "random", Reason.RANDOM, self.column)
+
+    def receive(self, *messages: ProcessingRequest) -> None:
+        for message in messages:
+            self.handler.receive(message.SerializeToString())
+
+    def count(self, outcome: str) -> float:
+        return self.service.metrics.requests.labels(outcome)._value.get()
+
+
+def test_a_request_is_in_flight_from_its_decision_to_the_end_of_the_stream() -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("buffered"))
+    assert bench.column.total == 0
+    bench.receive(m.request_body(b"{}"))
+    assert bench.column.total == 1
+    assert m.destinations(bench.transport.sent) == ["10.0.0.1:8000"]
+    bench.handler.closed()
+    assert (bench.column.total, bench.service.active) == (0, 0)
+    assert bench.count("routed") == 1
+
+
+def test_the_decision_header_names_worker_policy_and_reason() -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("buffered", end_of_stream=True), m.response_headers())
+    mutation = m.parse(bench.transport.sent)[1].response_headers.response.header_mutation
+    assert mutation.set_headers[0].header.raw_value == b"worker=w1; policy=random; reason=random"
+
+
+def test_a_refusal_is_answered_counted_and_ends_the_stream() -> None:
+    bench = Bench()
+    bench.outcome = lambda: NoEndpoint("nobody")
+    bench.receive(m.request_headers("buffered", end_of_stream=True))
+    answer = bench.transport.answer
+    headers = {option.header.key: option.header.raw_value for option in answer.headers.set_headers}
+    assert answer.status.code == 503
+    assert headers["retry-after"] == b"1"
+    assert headers["x-extproc-reason"] == b"no_endpoint"
+    assert json.loads(answer.body)["error"]["message"] == "nobody"
+    assert bench.transport.status == 0
+    assert bench.count("no_endpoint") == 1
+
+
+def test_clients_of_the_messages_api_get_their_outer_type_too() -> None:
+    bench = Bench()
+    bench.outcome = lambda: NoEndpoint("nobody")
+    bench.receive(m.request_headers("buffered", path="/v1/messages", end_of_stream=True))
+    assert json.loads(bench.transport.answer.body)["type"] == "error"
+
+
+def test_an_oversized_body_is_answered_413() -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("buffered", headers={"content-length": str(1 << 40)}))
+    assert bench.transport.answer.status.code == 413
+    assert bench.count("body_too_large") == 1
+
+
+def test_our_own_fault_leaves_the_request_to_the_data_plane(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench()
+    bench.outcome = ZeroDivisionError
+    bench.receive(m.request_headers("buffered"), m.request_body(b"{}"))
+    assert m.kinds(bench.transport.sent) == ["request_headers", "request_body"]
+    assert m.destinations(bench.transport.sent) == []
+    assert bench.count("open") == 1
+    assert "The decision failed" in caplog.text
+
+
+def test_our_own_fault_is_answered_500_when_the_operator_chose_closed() -> None:
+    bench = Bench(on_error="closed")
+    bench.outcome = ZeroDivisionError
+    bench.receive(m.request_headers("buffered"), m.request_body(b"{}"))
+    assert bench.transport.answer.status.code == 500
+
+
+def test_bytes_that_are_no_message_end_the_stream_with_invalid_argument() -> None:
+    bench = Bench()
+    bench.handler.receive(b"\xff\xff\xff")
+    assert bench.transport.status == 3
+
+
+def test_streams_over_the_limit_are_answered_429() -> None:
+    bench = Bench(max_streams=1)
+    transport = Transport()
+    second = bench.service.open_stream(transport)
+    second.receive(m.request_headers("full_duplex").SerializeToString())
+    assert transport.answer.status.code == 429
+    second.closed()
+    assert bench.service.active == 1
+
+
+def test_new_requests_of_a_stopping_router_are_answered_503() -> None:
+    bench = Bench()
+    bench.service.stopping = True
+    transport = Transport()
+    bench.service.open_stream(transport).receive(m.request_headers("buffered").SerializeToString())
+    headers = {option.header.key: option.header.raw_value for option in transport.answer.headers.set_headers}
+    assert (transport.answer.status.code, headers["x-extproc-reason"]) == (503, b"draining")
+
+
+def test_drain_ends_decided_streams_and_no_others() -> None:
+    decided, undecided = Bench(), Bench()
+    decided.receive(m.request_headers("buffered", end_of_stream=True))
+    undecided.receive(m.request_headers("buffered"))
+    decided.handler.drain()
+    undecided.handler.drain()
+    assert (decided.transport.status, undecided.transport.status) == (0, None)
+
+
+def test_half_close_ends_the_stream_cleanly() -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("buffered", end_of_stream=True))
+    bench.handler.half_close()
+    assert bench.transport.status == 0
+
+
+async def pending() -> asyncio.Future[Decision]:
+    return asyncio.get_running_loop().create_future()
+
+
+async def test_a_decision_that_comes_later_is_sent_then_even_after_half_close() -> None:
+    bench, future = Bench(), await pending()
+    bench.outcome = lambda: future
+    bench.receive(m.request_headers("full_duplex"), m.request_body(b"{}"))
+    bench.handler.half_close()
+    assert (bench.transport.sent, bench.transport.status) == ([], None)
+    future.set_result(bench.decision())
+    await asyncio.sleep(0)
+    assert m.destinations(bench.transport.sent) == ["10.0.0.1:8000"]
+    assert bench.transport.status == 0
+    bench.handler.closed()
+    assert bench.column.total == 0
+
+
+@pytest.mark.parametrize(("fault", "outcome"), [(NoEndpoint("later"), "no_endpoint"), (ZeroDivisionError(), "open")])
+async def test_a_fault_that_comes_later_is_answered_then(fault: BaseException, outcome: str) -> None:
+    bench, future = Bench(), await pending()
+    bench.outcome = lambda: future
+    bench.receive(m.request_headers("buffered", end_of_stream=True))
+    future.set_exception(fault)
+    await asyncio.sleep(0)
+    assert bench.count(outcome) == 1
+
+
+async def test_a_decision_that_takes_too_long_is_answered_503() -> None:
+    bench, future = Bench(timeout_secs=0.01), await pending()
+    bench.outcome = lambda: future
+    bench.receive(m.request_headers("buffered", end_of_stream=True))
+    await asyncio.wait_for(bench.transport.finished.wait(), 10)
+    assert bench.transport.answer.status.code == 503
+    assert bench.count("decision_timeout") == 1
+    assert future.cancelled()
+
+
+async def test_a_stream_that_ends_while_deciding_leaks_nothing() -> None:
+    """The decision is made in a way that its cancellation comes too late."""
+    bench, future = Bench(), await pending()
+    bench.outcome = lambda: future
+    bench.receive(m.request_headers("buffered", end_of_stream=True))
+    future.set_result(bench.decision())
+    bench.handler.closed()
+    await asyncio.sleep(0)
+    assert (bench.column.total, bench.column.lowest, bench.service.active) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_closing_after_any_step_returns_every_count_to_zero(steps: int) -> None:
+    bench = Bench()
+    script = [
+        m.request_headers("full_duplex"),
+        m.request_body(b"{", end_of_stream=False),
+        m.request_body(b"}"),
+        m.response_headers(),
+    ]
+    bench.receive(*script[:steps])
+    bench.handler.closed()
+    assert (bench.column.total, bench.column.lowest, bench.service.active) == (0, 0, 0)
+
+
+def test_refusals_state_a_status_and_a_reason_of_their_own() -> None:
+    classes = Refusal.__subclasses__()
+    assert len({kind.reason for kind in classes}) == len(classes)
+    assert all(400 <= kind.status < 600 for kind in classes)
