@@ -64,4 +64,4 @@ def use_process_slot(slot: int) -> None:
     A successor in the same slot goes on with the same files, so their number stays bounded however often processes are
     replaced. Call before the first metric is made.
     """
-    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)
+    values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]

@@ -79,8 +79,9 @@ def response_headers(mode: str | None = None, *, end_of_stream: bool = False) ->
     message = ProcessingRequest(
         response_headers=HttpHeaders(headers=header_map({":status": "200"}), end_of_stream=end_of_stream)
     )
-    if mode is not None and MODES[mode] is not None:
-        message.protocol_config.CopyFrom(MODES[mode])
+    config = MODES[mode] if mode is not None else None
+    if config is not None:
+        message.protocol_config.CopyFrom(config)
     return message
 
 

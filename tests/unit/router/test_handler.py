@@ -77,7 +77,7 @@ class Bench:
             self.handler.receive(message.SerializeToString())
 
     def count(self, outcome: str) -> float:
-        return self.service.metrics.requests.labels(outcome)._value.get()
+        return float(self.service.metrics.requests.labels(outcome)._value.get())
 
 
 def test_a_request_is_in_flight_from_its_decision_to_the_end_of_the_stream() -> None:
