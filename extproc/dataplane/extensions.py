@@ -1,0 +1,34 @@
+"""How Envoy's extensions are packed, and the few of them that more than one module names."""
+
+from datetime import timedelta
+
+from betterproto2 import Message
+from envoy_data_plane.envoy.config.core.v3 import TypedExtensionConfig
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.google.protobuf import Any
+
+HTTP_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
+DESTINATION = "x-gateway-destination-endpoint"
+"""Header, and key in the metadata, that carry the decision."""
+
+LB_NAMESPACE = "envoy.lb"
+"""Namespace of the dynamic metadata that carry the decision and the endpoint that served."""
+
+SUBSET_NAMESPACE = "envoy.lb.subset_hint"
+"""Namespace, dot included, in which a data plane may tell which endpoints are allowed."""
+
+
+def extension(name: str, message: Message) -> TypedExtensionConfig:
+    """Return an extension's configuration under its well-known name."""
+    return TypedExtensionConfig(name=name, typed_config=Any.pack(message))
+
+
+def previous_hosts() -> Any:
+    """Return the configuration of the retry predicate that skips hosts already tried for this request."""
+    return Any.pack(PreviousHostsPredicate())
+
+
+def seconds(value: float) -> timedelta:
+    """Return a duration."""
+    return timedelta(seconds=value)

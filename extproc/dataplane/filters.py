@@ -1,0 +1,103 @@
+"""The HTTP filters, in order: strip the client's destination, ask the router, forward."""
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
+from envoy_data_plane.envoy.config.core.v3 import (
+    BackoffStrategy,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    RetryPolicy,
+    RetryPolicyRetryHostPredicate,
+)
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    ExternalProcessorRouteCacheAction,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.google.protobuf import Any
+
+from extproc.config.settings import Settings
+from extproc.dataplane.extensions import (
+    DESTINATION,
+    LB_NAMESPACE,
+    PREVIOUS_HOSTS,
+    SUBSET_NAMESPACE,
+    previous_hosts,
+    seconds,
+)
+from extproc.dataplane.router_cluster import ROUTER_CLUSTER
+
+STREAM_RETRIES = 3
+"""Routers tried after the first; a router takes part in a retry only before its first reply."""
+
+
+def http_filters(settings: Settings) -> list[HttpFilter]:
+    """Return the filter chain."""
+    return [_strip_destination(), _ext_proc(settings), _router()]
+
+
+def _strip_destination() -> HttpFilter:
+    """Remove the client's own destination header.
+
+    Without it a client would choose the worker, or any address at all with ``ORIGINAL_DST``, whenever the router is not
+    asked. It is a filter because the route's ``request_headers_to_remove`` acts later and would remove our value too.
+    """
+    mutations = Mutations(request_mutations=[Mutation(remove=DESTINATION)])
+    return HttpFilter(
+        name="envoy.filters.http.header_mutation", typed_config=Any.pack(HeaderMutation(mutations=mutations))
+    )
+
+
+def _ext_proc(settings: Settings) -> HttpFilter:
+    single = settings.routing.destination == "single"
+    processor = ExternalProcessor(
+        grpc_service=GrpcService(
+            envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=ROUTER_CLUSTER, skip_envoy_headers=True),
+            retry_policy=_stream_retries(),
+        ),
+        failure_mode_allow=settings.envoy.fail_open,
+        processing_mode=_processing_mode(response_headers=settings.routing.decision_header),
+        allow_mode_override=True,
+        message_timeout=seconds(settings.envoy.message_timeout_secs),
+        metadata_options=MetadataOptions(
+            forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, SUBSET_NAMESPACE]),
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE]),
+        ),
+        route_cache_action=(
+            ExternalProcessorRouteCacheAction.CLEAR if single else ExternalProcessorRouteCacheAction.RETAIN
+        ),
+    )
+    return HttpFilter(name="envoy.filters.http.ext_proc", typed_config=Any.pack(processor))
+
+
+def _processing_mode(*, response_headers: bool) -> ProcessingMode:
+    """Headers and the whole body: Content-Length stays, and failing open works even when a router dies half-way."""
+    send, skip = ProcessingModeHeaderSendMode.SEND, ProcessingModeHeaderSendMode.SKIP
+    return ProcessingMode(
+        request_header_mode=send,
+        request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+        request_trailer_mode=skip,
+        response_header_mode=send if response_headers else skip,
+        response_body_mode=ProcessingModeBodySendMode.NONE,
+        response_trailer_mode=skip,
+    )
+
+
+def _stream_retries() -> RetryPolicy:
+    """Open the stream on another router, soon: Envoy's own back-off would cost up to a second per dead router."""
+    return RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset,unavailable",
+        num_retries=STREAM_RETRIES,
+        retry_back_off=BackoffStrategy(base_interval=seconds(0.005), max_interval=seconds(0.05)),
+        retry_host_predicate=[RetryPolicyRetryHostPredicate(name=PREVIOUS_HOSTS, typed_config=previous_hosts())],
+    )
+
+
+def _router() -> HttpFilter:
+    return HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router(suppress_envoy_headers=True)))
