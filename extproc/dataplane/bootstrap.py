@@ -10,8 +10,9 @@ from envoy_data_plane.envoy.config.overload.v3 import OverloadManager, ResourceM
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.config.endpoints import eds_file, router_addresses
 from extproc.config.settings import Settings
-from extproc.dataplane.addresses import fill, listen_address, router_addresses
+from extproc.dataplane.addresses import listen_address
 from extproc.dataplane.listener import client_listener
 from extproc.dataplane.router_cluster import router_cluster
 from extproc.dataplane.worker_clusters import original_dst_clusters, override_host_cluster
@@ -38,7 +39,7 @@ def build_bootstrap(settings: Settings) -> Bootstrap:
         static_resources=BootstrapStaticResources(
             listeners=[client_listener(settings)],
             clusters=[
-                router_cluster(settings.server, router_addresses(settings.server, settings.supervisor)),
+                router_cluster(settings.server, router_addresses(settings)),
                 *_worker_clusters(settings),
             ],
         ),
@@ -58,10 +59,9 @@ def _declared_name(field: str) -> str:
 
 
 def _worker_clusters(settings: Settings) -> list[Cluster]:
-    eds_file = fill(settings.envoy.eds_file, settings.supervisor)
     if settings.routing.destination == "single":
-        return original_dst_clusters(settings.envoy, eds_file)
-    return [override_host_cluster(settings.envoy, eds_file)]
+        return original_dst_clusters(settings.envoy, eds_file(settings))
+    return [override_host_cluster(settings.envoy, eds_file(settings))]
 
 
 def _connection_limit() -> ResourceMonitor:

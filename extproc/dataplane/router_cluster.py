@@ -34,8 +34,9 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.config.endpoints import UNIX
 from extproc.config.server import ServerSettings
-from extproc.dataplane.addresses import UNIX, dial_address
+from extproc.dataplane.addresses import dial_address
 from extproc.dataplane.extensions import HTTP_PROTOCOL_OPTIONS, seconds
 
 ROUTER_CLUSTER = "extproc"
