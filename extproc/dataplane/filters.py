@@ -1,6 +1,5 @@
-"""The HTTP filters, in order: strip the client's destination, ask the router, forward."""
+"""The HTTP filters, in order: ask a router, forward."""
 
-from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.core.v3 import (
     BackoffStrategy,
     GrpcService,
@@ -17,14 +16,12 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ProcessingModeBodySendMode,
     ProcessingModeHeaderSendMode,
 )
-from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation, Mutations
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.config.settings import Settings
 from extproc.dataplane.extensions import (
-    DESTINATION,
     LB_NAMESPACE,
     PREVIOUS_HOSTS,
     SUBSET_NAMESPACE,
@@ -39,19 +36,7 @@ STREAM_RETRIES = 3
 
 def http_filters(settings: Settings) -> list[HttpFilter]:
     """Return the filter chain."""
-    return [_strip_destination(), _ext_proc(settings), _router()]
-
-
-def _strip_destination() -> HttpFilter:
-    """Remove the client's own destination header.
-
-    Without it a client would choose the worker, or any address at all with ``ORIGINAL_DST``, whenever the router is not
-    asked. It is a filter because the route's ``request_headers_to_remove`` acts later and would remove our value too.
-    """
-    mutations = Mutations(request_mutations=[Mutation(remove=DESTINATION)])
-    return HttpFilter(
-        name="envoy.filters.http.header_mutation", typed_config=Any.pack(HeaderMutation(mutations=mutations))
-    )
+    return [_ext_proc(settings), _forward()]
 
 
 def _ext_proc(settings: Settings) -> HttpFilter:
@@ -99,5 +84,5 @@ def _stream_retries() -> RetryPolicy:
     )
 
 
-def _router() -> HttpFilter:
+def _forward() -> HttpFilter:
     return HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(Router(suppress_envoy_headers=True)))

@@ -1,9 +1,12 @@
 """The listener that takes the clients' requests, with the limits of Envoy's edge best practices."""
 
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.core.v3 import (
+    CidrRange,
     Http2ProtocolOptions,
     HttpProtocolOptions,
     HttpProtocolOptionsHeadersWithUnderscoresAction,
+    TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
@@ -12,11 +15,12 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     HttpConnectionManagerInternalAddressConfig,
     HttpConnectionManagerPathWithEscapedSlashesAction,
 )
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.config.settings import Settings
 from extproc.dataplane.addresses import listen_address
-from extproc.dataplane.extensions import seconds
+from extproc.dataplane.extensions import DESTINATION, extension, seconds
 from extproc.dataplane.filters import http_filters
 from extproc.dataplane.routes import route_configuration
 
@@ -54,8 +58,8 @@ def _connection_manager(settings: Settings) -> HttpConnectionManager:
         route_config=route_configuration(settings),
         http_filters=http_filters(settings),
         use_remote_address=True,
-        # No client is internal, so Envoy drops the x-envoy-* headers that would change retries and time-outs.
-        internal_address_config=HttpConnectionManagerInternalAddressConfig(),
+        internal_address_config=_nobody_is_internal(),
+        early_header_mutation_extensions=[_strip_destination()],
         normalize_path=True,
         merge_slashes=True,
         path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.UNESCAPE_AND_REDIRECT,
@@ -72,3 +76,21 @@ def _connection_manager(settings: Settings) -> HttpConnectionManager:
         request_headers_timeout=seconds(REQUEST_HEADERS_SECS),
         stream_idle_timeout=seconds(settings.envoy.stream_idle_timeout_secs),
     )
+
+
+def _strip_destination() -> TypedExtensionConfig:
+    """Remove the client's own destination header, before a route is chosen by it.
+
+    Else a client would choose the worker, or any address at all with ``ORIGINAL_DST``, whenever no router is asked. The
+    route's ``request_headers_to_remove`` would be wrong: it acts last and removes the router's value too.
+    """
+    return extension("envoy.http.early_header_mutation.header_mutation", HeaderMutation([Mutation(remove=DESTINATION)]))
+
+
+def _nobody_is_internal() -> HttpConnectionManagerInternalAddressConfig:
+    """Name an address that no client has as the only internal one.
+
+    From an internal client, by default any private or loopback address, Envoy obeys ``x-envoy-*`` headers that change
+    retries and time-outs; an empty list means that default.
+    """
+    return HttpConnectionManagerInternalAddressConfig(cidr_ranges=[CidrRange("255.255.255.255", 32)])

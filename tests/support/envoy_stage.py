@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ class Stage:
 
     async def post(self, *, size: int = 30, headers: dict[str, str] | None = None) -> Answer:
         """Send a body of ``size`` bytes."""
-        request = self.client.post(f"{self.envoy.url}/v1/completions", data=b"x" * size, headers=headers)
+        request = self.client.post(f"{self.envoy.url}/v1/completions", data=io.BytesIO(b"x" * size), headers=headers)
         async with request as response:
             text = await response.text()
             found = await response.json() if response.content_type == "application/json" else {}
