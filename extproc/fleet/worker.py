@@ -1,10 +1,17 @@
 """The record of one worker."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 WorkerState = Literal["active", "draining"]
+
+
+class WorkerKey(NamedTuple):
+    """Who a worker is: another address under the same id is another worker."""
+
+    id: str
+    address: str
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +32,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     def eligible(self) -> bool:
         """Whether a new request may go there at all."""
         return self.healthy and self.state == "active"
+
+    @property
+    def key(self) -> WorkerKey:
+        """Its identity."""
+        return WorkerKey(self.id, self.address)
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):

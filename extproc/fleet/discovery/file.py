@@ -1,0 +1,73 @@
+"""The ``workers`` list of the configuration file, followed as the file changes."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from extproc.errors import ConfigurationError
+from extproc.fleet.discovery.base import WorkerList
+from extproc.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+Fingerprint = tuple[int, int, int]
+
+
+class FileSource:
+    """Polls one file; see :class:`~extproc.fleet.discovery.base.Source` for the contract.
+
+    A change of the modification time, size or inode makes it read the file again, so an edit in place and an atomic
+    replacement are both seen. The file is read once it has stayed the same for one ``interval_secs``: an editor that
+    writes in place may otherwise be caught half-way, with half of the workers.
+
+    ``load`` returns the checked list or raises :class:`ConfigurationError`; it runs on a thread, because a long list
+    takes a YAML parser longer than an event loop may stand still.
+    """
+
+    def __init__(
+        self, *, path: Path, interval_secs: float, load: Callable[[Path], WorkerList], metrics: Metrics
+    ) -> None:
+        self._path = path
+        self._interval_secs = interval_secs
+        self._load = load
+        self._reloads = metrics.reloads
+
+    async def watch(self, on_list: Callable[[WorkerList], None]) -> NoReturn:
+        """Report the file's list at once and after each change, until cancelled."""
+        seen = loaded = self._fingerprint()
+        await self._report(on_list, first=True)
+        while True:
+            await asyncio.sleep(self._interval_secs)
+            before, seen = seen, self._fingerprint()
+            if seen != loaded and seen == before:
+                loaded = seen
+                await self._report(on_list, first=False)
+
+    async def _report(self, on_list: Callable[[WorkerList], None], *, first: bool) -> None:
+        try:
+            workers = await asyncio.to_thread(self._load, self._path)
+        except ConfigurationError as error:
+            self._refuse(error.faults)
+            return
+        except OSError as error:
+            self._refuse([str(error)])
+            return
+        if not first:
+            self._reloads.labels("ok").inc()
+            logger.info("Read %s again: %d workers", self._path, len(workers))
+        on_list(workers)
+
+    def _refuse(self, faults: list[str]) -> None:
+        self._reloads.labels("invalid").inc()
+        for fault in faults:
+            logger.error("%s cannot be used, the workers stay as they are: %s", self._path, fault)
+
+    def _fingerprint(self) -> Fingerprint | None:
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - Path.stat costs twice as much, and this runs for ever
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino

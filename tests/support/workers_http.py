@@ -1,0 +1,61 @@
+"""Small HTTP servers that play a worker's health endpoint, well or badly."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+
+class FakeWorker:
+    """Answers every path with ``status``; hangs while ``hanging``. Counts what it sees."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.answering = asyncio.Event()
+        self.answering.set()
+        self.paths: list[str] = []
+        self.connections: set[object] = set()
+        self.address = ""
+
+    @property
+    def hanging(self) -> bool:
+        return not self.answering.is_set()
+
+    @hanging.setter
+    def hanging(self, hanging: bool) -> None:
+        if hanging:
+            self.answering.clear()
+        else:
+            self.answering.set()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.paths.append(request.path)
+        self.connections.add(request.transport)
+        await self.answering.wait()
+        return web.Response(status=self.status, headers=self.headers, text="x" * 1000)
+
+
+@asynccontextmanager
+async def serving(worker: FakeWorker, *, port: int = 0) -> AsyncIterator[FakeWorker]:
+    """Listen on loopback while the block runs."""
+    server = web.Server(worker.answer)
+    runner = web.ServerRunner(server, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port)
+    await site.start()
+    host, bound = runner.addresses[0][:2]
+    worker.address = f"{host}:{bound}"
+    try:
+        yield worker
+    finally:
+        worker.hanging = False
+        await runner.cleanup()
+
+
+async def until(condition: Callable[[], object], *, secs: float = 10.0) -> None:
+    """Wait for a condition; fail when it does not come true."""
+    async with asyncio.timeout(secs):
+        while not condition():  # noqa: ASYNC110 - whatever the case waits for has no event of its own
+            await asyncio.sleep(0.005)

@@ -1,0 +1,150 @@
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from extproc.config.fleet import WorkerSpec
+from extproc.errors import ConfigurationError
+from extproc.fleet.discovery.base import WorkerList
+from extproc.fleet.discovery.file import FileSource
+from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.tasks import spawn
+from tests.support.workers_http import until
+
+
+def load(path: Path) -> WorkerList:
+    """Read one worker's address a line; a line with a question mark is a fault."""
+    lines = path.read_text().split()
+    if faults := [f"workers[{index}]: what is {line}" for index, line in enumerate(lines) if "?" in line]:
+        raise ConfigurationError(faults)
+    return tuple(WorkerSpec(address=line) for line in lines)
+
+
+class Watch:
+    def __init__(self, path: Path) -> None:
+        self.metrics = Metrics()
+        self.lists: list[list[str]] = []
+        self.source = FileSource(path=path, interval_secs=0.03, load=load, metrics=self.metrics)
+
+    def take(self, workers: WorkerList) -> None:
+        self.lists.append([worker.address for worker in workers])
+
+    def count(self, result: str) -> float:
+        registry = CollectorRegistry()
+        registry.register(self.metrics.reloads)
+        return registry.get_sample_value("extproc_configuration_reloads_total", {"result": result}) or 0.0
+
+
+@asynccontextmanager
+async def watching(path: Path) -> AsyncIterator[Watch]:
+    watch = Watch(path)
+    task = spawn(watch.source.watch(watch.take), name="watch")
+    try:
+        yield watch
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "workers"
+    file.write_text("a:1 b:1")
+    return file
+
+
+def replace(path: Path, content: str) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text(content)
+    temporary.replace(path)
+
+
+def overwrite(path: Path, content: str) -> None:
+    path.write_text(content)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+async def test_enumerates_everything_first(path: Path) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        assert watch.lists == [["a:1", "b:1"]]
+        assert watch.count("ok") == 0
+
+
+async def test_sees_an_atomic_replacement_of_the_same_size(path: Path) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        replace(path, "a:1 c:1")
+        await until(lambda: len(watch.lists) == 2)
+        assert watch.lists[1] == ["a:1", "c:1"]
+        assert watch.count("ok") == 1
+
+
+async def test_sees_a_write_in_place(path: Path) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        overwrite(path, "a:1")
+        await until(lambda: len(watch.lists) == 2)
+        assert watch.lists[1] == ["a:1"]
+
+
+async def test_a_file_that_is_still_being_written_is_not_read(path: Path) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        with path.open("w") as file:
+            for index in range(20):
+                file.write(f"w{index}:1 ")
+                file.flush()
+                await asyncio.sleep(0.01)
+        await until(lambda: len(watch.lists[-1]) == 20)
+        assert len(watch.lists) <= 4
+
+
+async def test_reports_nothing_while_nothing_changes(path: Path) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        await asyncio.sleep(0.15)
+        assert len(watch.lists) == 1
+
+
+async def test_an_invalid_file_changes_nothing_and_every_fault_is_logged_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        with caplog.at_level(logging.ERROR):
+            replace(path, "a:1 ?x ?y")
+            await until(lambda: watch.count("invalid") == 1)
+            await asyncio.sleep(0.15)
+        assert watch.lists == [["a:1", "b:1"]]
+        assert [record.message.rpartition(": what")[2] for record in caplog.records] == [" is ?x", " is ?y"]
+        replace(path, "d:1")
+        await until(lambda: len(watch.lists) == 2)
+        assert watch.lists[1] == ["d:1"]
+        assert watch.count("invalid") == 1
+
+
+async def test_a_file_that_vanishes_changes_nothing_until_it_is_back(path: Path) -> None:
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        remove(path)
+        await until(lambda: watch.count("invalid") == 1)
+        overwrite(path, "z:1")
+        await until(lambda: len(watch.lists) == 2)
+        assert watch.lists[1] == ["z:1"]
+
+
+async def test_starts_without_a_usable_file_and_takes_it_when_it_is_there(tmp_path: Path) -> None:
+    async with watching(tmp_path / "later") as watch:
+        await until(lambda: watch.count("invalid") == 1)
+        (tmp_path / "later").write_text("a:1")
+        await until(lambda: watch.lists)
+        assert watch.lists == [["a:1"]]
