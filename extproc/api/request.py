@@ -10,15 +10,17 @@ from extproc.api.body import RequestBody
 class RoutingRequest:
     """What candidates, policies and hooks may look at.
 
-    Header names are lower case, as Envoy sends them. ``payload`` is the request's body, or None when none was read:
-    the request has none, nothing in it is needed, or the data plane does not send it (``body_withheld``). ``truncated``
-    marks a body of which only the beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
+    Header names are lower case, as Envoy sends them. ``body_needed`` is settled when the headers arrive: whether the
+    decision depends on the body. ``payload`` is the body, or None when none was read: the request has none, it is not
+    needed, or the data plane does not send it (``body_withheld``). ``truncated`` marks a body of which only the
+    beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
     ``subset`` is the data plane's hint, the only endpoints it allows; None when it gave no hint.
     """
 
     method: str
     path: str
     headers: Mapping[str, str]
+    body_needed: bool = False
     payload: bytes | None = None
     truncated: bool = False
     body_withheld: bool = False

@@ -16,9 +16,8 @@ from extproc.telemetry.metrics import Metrics
 class FleetView(Protocol):
     """The fleet as a router reads it."""
 
-    @property
-    def needs_model(self) -> bool:
-        """Whether some worker serves only certain models, so that a request's model decides where it may go."""
+    needs_model: bool
+    """Whether some worker serves only certain models, so that a request's model decides where it may go."""
 
     def refresh(self) -> None:
         """Take over what the observer has published since the last call."""
@@ -53,6 +52,7 @@ class Director:
 
     def needs_body(self, method: str, path: str) -> bool:
         """Whether a decision on such a request depends on its body."""
+        self._fleet.refresh()
         if self._policy.needs < Needs.BODY and not self._fleet.needs_model:
             return False
         return decoder_for(method, path) is not None
@@ -82,7 +82,7 @@ class Director:
         return Decision(endpoints, worker, self._policy.name, choice.reason, self._in_flight)
 
     def _model(self, request: RoutingRequest) -> str | None:
-        if not self.needs_body(request.method, request.path):
+        if not request.body_needed:
             return None
         if request.body_withheld or request.truncated:
             self._go_without_body("body_truncated" if request.truncated else "body_withheld")

@@ -132,6 +132,7 @@ class Exchange:
         request = self.request = RoutingRequest(
             method=headers.get(":method"), path=headers.get(":path"), headers=headers
         )
+        request.body_needed = self._needs_body(request.method, request.path)
         if message.HasField("metadata_context"):
             request.subset = _subset(message)
         if part.end_of_stream:
@@ -144,7 +145,7 @@ class Exchange:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
             raise self._too_large()
-        if not self._needs_body(request.method, request.path):
+        if not request.body_needed:
             return self._want()
         if self._request_mode in _BUFFERING:
             self._headers_answered = True
