@@ -1,0 +1,173 @@
+"""A simulated worker in a process of its own, for tests that need something to route to.
+
+Plain blocking calls, each of a few milliseconds on loopback, except ``start``, ``stop`` and the waits: an asynchronous
+test runs those through ``asyncio.to_thread``.
+"""
+
+import http.client
+import json
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import IO, Any, Self
+
+POLL_SECS = 0.01
+
+
+class SimulatedWorker:
+    """One running worker. Made by ``start``; ends with the ``with`` block, or by ``stop`` or ``kill``."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", *, log: IO[bytes], host: str, port: int) -> None:
+        self.process = process
+        self.host = host
+        self.port = port
+        self._log = log
+
+    @classmethod
+    def start(cls, *flags: str, port: int = 0, deadline_secs: float = 30.0) -> Self:
+        """Start a worker with the given flags on ``port`` (0: a free one) and wait until it serves.
+
+        A worker started with ``--mode refuse`` or ``--unhealthy`` is returned when it has bound its port.
+        """
+        log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workers.simulated", "--port", str(port), *flags], stdout=subprocess.PIPE, stderr=log
+        )
+        deadline = time.monotonic() + deadline_secs
+        ready = _read_line(process, deadline)
+        if not ready:
+            process.kill()
+            status = process.wait()
+            log.seek(0)
+            raise AssertionError(f"the worker did not start (status {status}): {log.read().decode()}")
+        host, _, bound_port = ready.rsplit(" ", 1)[-1].strip().rpartition(":")
+        worker = cls(process, log=log, host=host, port=int(bound_port))
+        if "refuse" not in flags and "--unhealthy" not in flags:
+            worker.wait_healthy(deadline_secs=deadline - time.monotonic())
+        return worker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.resume()
+        self.stop()
+
+    @property
+    def address(self) -> str:
+        """`HOST:PORT`, also the worker's name unless ``--name`` was given."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def behave(self, **behaviour: str | int | bool) -> None:
+        """Change the behaviour; what is not named is normal. A worker that refuses connections needs ``normal``."""
+        status, body = self.call("POST", "/sim/behaviour", json.dumps(behaviour).encode())
+        assert status == 200, body
+
+    def normal(self) -> None:
+        """End every misbehaviour, refusal included, and wait until it serves."""
+        self.process.send_signal(signal.SIGUSR1)
+        self.wait_healthy()
+
+    def requests(self) -> dict[str, Any]:
+        """What happened to the requests: `GET /sim/requests`."""
+        status, body = self.call("GET", "/sim/requests")
+        assert status == 200, body
+        shown: dict[str, Any] = json.loads(body)
+        return shown
+
+    def forget_requests(self) -> None:
+        """Set the counts back."""
+        assert self.call("DELETE", "/sim/requests")[0] == 204
+
+    def metrics(self) -> str:
+        """The exposition of `GET /metrics`."""
+        return self.call("GET", "/metrics")[1].decode()
+
+    def wait_healthy(self, *, deadline_secs: float = 30.0) -> None:
+        """Wait until `GET /health` answers 200."""
+        _wait_until(self._healthy, deadline_secs, what=f"{self.address} to be healthy")
+
+    def wait_for_requests(self, condition: Callable[[dict[str, Any]], bool], *, deadline_secs: float = 30.0) -> None:
+        """Wait until ``condition`` holds for ``requests()``."""
+        _wait_until(lambda: condition(self.requests()), deadline_secs, what=f"the requests of {self.address}")
+
+    def pause(self) -> None:
+        """Freeze the whole process: connections are accepted by the kernel and nothing, health included, answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """End ``pause``."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End the process at once, as a crash would."""
+        self.process.kill()
+        self._reap()
+
+    def stop(self, *, deadline_secs: float = 30.0) -> int:
+        """Ask the process to end and return its exit status. Does nothing more to one that has ended."""
+        self.process.terminate()
+        try:
+            self.process.wait(deadline_secs)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        return self._reap()
+
+    def log(self) -> str:
+        """What it wrote to its standard error; empty once it has ended."""
+        if self._log.closed:
+            return ""
+        self._log.seek(0)
+        return self._log.read().decode()
+
+    def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+        """Send one request on a connection of its own and return status and body."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
+        try:
+            connection.request(method, path, body=body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def _healthy(self) -> bool:
+        assert self.process.poll() is None, f"the worker has ended: {self.log()}"
+        try:
+            return self.call("GET", "/health")[0] == 200
+        except OSError:
+            return False
+
+    def _reap(self) -> int:
+        status = self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self._log.close()
+        return status
+
+
+def _read_line(process: "subprocess.Popen[bytes]", deadline: float) -> str:
+    """The first line that the process prints, or nothing when it ends or the deadline passes."""
+    assert process.stdout is not None
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            return ""
+    return process.stdout.readline().decode()
+
+
+def _wait_until(condition: Callable[[], bool], deadline_secs: float, *, what: str) -> None:
+    deadline = time.monotonic() + deadline_secs
+    while not condition():
+        assert time.monotonic() < deadline, f"gave up waiting for {what}"
+        time.sleep(POLL_SECS)

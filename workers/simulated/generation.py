@@ -1,0 +1,137 @@
+"""From a request's body to the engine and back to an answer, streamed or whole."""
+
+import time
+import uuid
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from workers.simulated.api.base import Answer, Pooled, Question, Stamp, TextApi
+from workers.simulated.engine import Engine, Work
+from workers.simulated.errors import bad_request, model_not_found
+from workers.simulated.replies import Replies
+from workers.simulated.settings import MAX_ANSWER_TOKENS, MAX_TOKEN_SECS, MAX_TTFT_SECS, Settings
+
+MAX_TOKENS_OF_ALL_CHOICES = 1_000_000
+
+
+class Generation:
+    """Serves the model: every path that needs the engine, and those beside it."""
+
+    def __init__(self, *, settings: Settings, engine: Engine, replies: Replies, worker: str) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._replies = replies
+        self._worker = worker
+
+    async def generate(self, request: web.BaseRequest, api: TextApi, body: bytes) -> web.StreamResponse:
+        """Answer with text. Raises ``ApiError``."""
+        question = api.read(body)
+        answer = self._plan(request, api, question)
+        work = Work(
+            prompt_tokens=answer.prompt_tokens,
+            answer_tokens=answer.tokens,
+            choices=answer.choices,
+            ttft_secs=self._ttft_secs(request.headers),
+            token_secs=_number(request.headers, "x-sim-token-secs", self._settings.token_secs, MAX_TOKEN_SECS),
+            finish=answer.finish,
+        )
+        if question.stream:
+            return await self._stream(request, api, answer, work)
+        async with self._engine.admit(work) as run:
+            await run.produce(answer.tokens)
+        return self._replies.json(request, api.whole(answer))
+
+    async def pool(self, request: web.BaseRequest, pooled: Pooled) -> web.StreamResponse:
+        """Answer what needs no text. Raises ``ApiError``."""
+        model = self._model(pooled.model)
+        if pooled.needs_engine:
+            self._check_length(pooled.prompt_tokens, 0)
+            work = Work(
+                prompt_tokens=pooled.prompt_tokens,
+                answer_tokens=0,
+                ttft_secs=self._ttft_secs(request.headers),
+                token_secs=0.0,
+            )
+            async with self._engine.admit(work) as run:
+                await run.read_prompt()
+        return self._replies.json(request, pooled.word(self._stamp(request, "pool-", model)))
+
+    async def _stream(self, request: web.BaseRequest, api: TextApi, answer: Answer, work: Work) -> web.StreamResponse:
+        response = web.StreamResponse(headers=self._replies.headers(request, "text/event-stream; charset=utf-8"))
+        await response.prepare(request)
+        async with self._engine.admit(work) as run:
+            await run.produce(1)
+            await response.write(api.opening(answer))
+            for token in range(1, answer.tokens + 1):
+                await run.produce(token)
+                await response.write(api.piece(answer, token))
+        await response.write(api.closing(answer))
+        await response.write_eof()
+        return response
+
+    def _plan(self, request: web.BaseRequest, api: TextApi, question: Question) -> Answer:
+        """Decide on the answer's length: it ends by itself (`stop`) unless the request's limit cuts it (`length`)."""
+        model = self._model(question.model)
+        natural = _whole_number(request.headers, "x-sim-tokens", MAX_ANSWER_TOKENS)
+        limit = question.limit
+        if limit is not None and limit > MAX_ANSWER_TOKENS:
+            raise bad_request(f"An answer may have at most {MAX_ANSWER_TOKENS} tokens.", param="max_tokens")
+        if limit is not None and (natural is None or natural > limit):
+            tokens, cut = limit, True
+        else:
+            tokens, cut = natural or self._settings.max_tokens, False
+        if tokens * question.choices > MAX_TOKENS_OF_ALL_CHOICES:
+            raise bad_request(f"All choices together may have at most {MAX_TOKENS_OF_ALL_CHOICES} tokens.", param="n")
+        self._check_length(question.prompt_tokens, tokens)
+        return Answer(
+            stamp=self._stamp(request, api.id_prefix, model),
+            prompt_tokens=question.prompt_tokens,
+            tokens=tokens,
+            choices=question.choices,
+            finish="length" if cut else "stop",
+            include_usage=question.include_usage,
+        )
+
+    def _model(self, asked: str | None) -> str:
+        if not asked:
+            return self._settings.models[0]
+        if asked not in self._settings.models:
+            raise model_not_found(asked)
+        return asked
+
+    def _check_length(self, prompt_tokens: int, answer_tokens: int) -> None:
+        if prompt_tokens + answer_tokens > self._settings.max_model_len:
+            raise bad_request(
+                f"This model's maximum context length is {self._settings.max_model_len} tokens. However, you requested "
+                f"{answer_tokens} output tokens and your prompt contains {prompt_tokens} input tokens."
+            )
+
+    def _stamp(self, request: web.BaseRequest, prefix: str, model: str) -> Stamp:
+        request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
+        return Stamp(id=prefix + request_id, created=int(time.time()), model=model, worker=self._worker)
+
+    def _ttft_secs(self, headers: Mapping[str, str]) -> float:
+        return _number(headers, "x-sim-ttft-secs", self._settings.ttft_secs, MAX_TTFT_SECS)
+
+
+def _number(headers: Mapping[str, str], name: str, default: float, high: float) -> float:
+    text = headers.get(name)
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError as error:
+        raise bad_request(f"The header {name} is not a number.") from error
+    if not 0 <= value <= high:  # NaN compares false
+        raise bad_request(f"The header {name} must lie between 0 and {high:g}.")
+    return value
+
+
+def _whole_number(headers: Mapping[str, str], name: str, high: int) -> int | None:
+    text = headers.get(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= high:
+        raise bad_request(f"The header {name} must be a whole number between 1 and {high}.")
+    return int(text)

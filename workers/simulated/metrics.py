@@ -1,0 +1,99 @@
+"""The part of vLLM's ``/metrics`` that a router reads, under vLLM's names and labels."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from workers.simulated.settings import Settings
+
+TTFT_BUCKETS = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+    160.0, 640.0, 2560.0,
+)  # fmt: skip
+LATENCY_BUCKETS = (
+    0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
+    1920.0, 7680.0,
+)  # fmt: skip
+TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+_ENGINE = "0"
+
+
+class EngineMetrics:
+    """The metrics of one worker, in a registry of its own. One engine, so ``engine`` is always ``0``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._registry = CollectorRegistry()
+        self._model = settings.models[0]
+        self.prompt_tokens = self._counter("prompt_tokens", "Number of prefill tokens processed.")
+        self.generation_tokens = self._counter("generation_tokens", "Number of generation tokens processed.")
+        self.prefix_cache_queries = self._counter("prefix_cache_queries", "Prefix cache queries, in tokens.")
+        self.prefix_cache_hits = self._counter("prefix_cache_hits", "Prefix cache hits, in tokens.")
+        self.preemptions = self._counter("num_preemptions", "Preemptions by the engine.")
+        self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS)
+        self.latency = self._histogram("e2e_request_latency_seconds", "End-to-end latency.", LATENCY_BUCKETS)
+        self.queue_time = self._histogram("request_queue_time_seconds", "Time spent waiting.", LATENCY_BUCKETS)
+        self.request_prompt = self._histogram("request_prompt_tokens", "Prefill tokens of a request.", TOKEN_BUCKETS)
+        self.request_generation = self._histogram(
+            "request_generation_tokens", "Generation tokens of a request.", TOKEN_BUCKETS
+        )
+        success = Counter(
+            "vllm:request_success",
+            "Successfully processed requests.",
+            ["engine", "model_name", "finished_reason"],
+            registry=self._registry,
+        )
+        self.success: dict[FinishReason, Counter] = {
+            reason: success.labels(_ENGINE, self._model, reason) for reason in get_args(FinishReason)
+        }
+        self._add_cache_config(settings)
+
+    def add_gauges(
+        self, *, running: Callable[[], float], waiting: Callable[[], float], kv_usage: Callable[[], float]
+    ) -> None:
+        """Read the three load gauges from the engine at each scrape."""
+        self._gauge("num_requests_running", "Requests in model execution batches.").set_function(running)
+        self._gauge("num_requests_waiting", "Requests waiting to be processed.").set_function(waiting)
+        self._gauge("kv_cache_usage_perc", "KV-cache usage; 1 means 100 percent.").set_function(kv_usage)
+        by_reason = Gauge(
+            "vllm:num_requests_waiting_by_reason",
+            "Requests waiting, by reason.",
+            ["engine", "model_name", "reason"],
+            registry=self._registry,
+        )
+        by_reason.labels(_ENGINE, self._model, "capacity").set_function(waiting)
+        by_reason.labels(_ENGINE, self._model, "deferred").set(0)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _add_cache_config(self, settings: Settings) -> None:
+        labels = {
+            "engine": _ENGINE,
+            "block_size": str(settings.block_size),
+            "effective_attention_block_size": str(settings.block_size),
+            "hash_block_size": str(settings.block_size),
+            "num_gpu_blocks": str(settings.num_gpu_blocks),
+            "kv_cache_size_tokens": str(settings.block_size * settings.num_gpu_blocks),
+            "cache_dtype": "auto",
+            "enable_prefix_caching": "False",
+        }
+        info = Gauge(
+            "vllm:cache_config_info", "Information of the cache configuration.", list(labels), registry=self._registry
+        )
+        info.labels(**labels).set(1)
+
+    def _counter(self, name: str, text: str) -> Counter:
+        family = Counter(f"vllm:{name}", text, ["engine", "model_name"], registry=self._registry)
+        return family.labels(_ENGINE, self._model)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        family = Gauge(f"vllm:{name}", text, ["engine", "model_name"], registry=self._registry)
+        return family.labels(_ENGINE, self._model)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        family = Histogram(f"vllm:{name}", text, ["engine", "model_name"], buckets=buckets, registry=self._registry)
+        return family.labels(_ENGINE, self._model)
