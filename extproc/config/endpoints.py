@@ -1,7 +1,7 @@
 """What the settings mean once their placeholders are filled in: how many routers, where each listens, which files.
 
-Paths may hold ``{run_dir}`` and ``{index}``; they are replaced as text, never with :meth:`str.format`, which would let a
-configuration file reach into our objects.
+Paths may hold ``{run_dir}`` and ``{index}``; they are replaced as text, never with :meth:`str.format`, which would let
+a configuration file reach into our objects.
 """
 
 import os

@@ -1,0 +1,151 @@
+"""What must hold between settings, and between a setting and this machine.
+
+Each check returns faults; none stops the others. What can be said of one value by itself (type, bounds) is said by its
+declaration; the ``workers`` list and the addresses to listen on have modules of their own.
+"""
+
+import os
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from extproc.config.endpoints import eds_file
+from extproc.config.fault import Fault, closest, did_you_mean, shown
+from extproc.config.listen import find_listen_faults, unknown_placeholder
+from extproc.config.settings import Settings
+from extproc.config.workers import find_worker_faults
+from extproc.errors import ConfigurationError
+
+HEADERS_ROOM_BYTES = 64 * 1024
+"""Room for headers and framing beside a body in one gRPC message."""
+
+MIN_MESSAGE_TIMEOUT_RATIO = 2
+"""Envoy must outwait our own watchdog, or it gives up while the answer is on its way."""
+
+ENGINE_KEEP_ALIVE_SECS = 5.0
+"""After this vLLM closes an idle connection; a request sent at that moment is lost."""
+
+
+def check_settings(settings: Settings, *, policies: Collection[str]) -> None:
+    """Raise :class:`ConfigurationError` with everything that is wrong with the settings as a whole.
+
+    ``policies`` are the names that ``routing.policy`` may have. Reads the directory of TLS files, nothing else.
+    """
+    faults = [*find_faults(settings, policies=policies), *find_worker_faults(settings.workers)]
+    if faults:
+        raise ConfigurationError([str(fault) for fault in faults])
+
+
+def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]:
+    """Return what is wrong besides the workers."""
+    return [
+        *find_listen_faults(settings),
+        *_paths(settings),
+        *_tls(settings),
+        *_sizes_and_times(settings),
+        *_routing(settings, policies),
+    ]
+
+
+def find_warnings(settings: Settings) -> list[str]:
+    """Return what is allowed and still likely to be a mistake, each starting with the path of the setting."""
+    warnings: list[Fault] = []
+    if settings.envoy.upstream_idle_timeout_secs >= ENGINE_KEEP_ALIVE_SECS:
+        words = f"vLLM closes idle connections after {ENGINE_KEEP_ALIVE_SECS:g} s; Envoy must close them earlier"
+        warnings.append(Fault("envoy.upstream_idle_timeout_secs", words))
+    server = settings.server
+    if server.tls != "files":
+        warnings += [
+            Fault(path, f"is not used while `server.tls` is `{server.tls}`")
+            for path, text in _tls_files(settings)
+            if text
+        ]
+    if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
+        warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
+    return [str(warning) for warning in warnings]
+
+
+def _paths(settings: Settings) -> list[Fault]:
+    faults = []
+    run_dir = settings.supervisor.run_dir
+    if not PurePosixPath(run_dir).is_absolute() or "{" in run_dir or "}" in run_dir:
+        faults.append(Fault("supervisor.run_dir", f"must be an absolute path without braces; is {shown(run_dir)}"))
+    path = "envoy.eds_file"
+    if problem := unknown_placeholder(settings.envoy.eds_file, "{run_dir}"):
+        faults.append(Fault(path, problem))
+    elif not PurePosixPath(eds_file(settings)).is_absolute():
+        words = f"must be an absolute path; is {shown(eds_file(settings))}"
+        faults.append(Fault(path, words, ("supervisor.run_dir",)))
+    return faults
+
+
+def _tls_files(settings: Settings) -> tuple[tuple[str, str], ...]:
+    server = settings.server
+    return (
+        ("server.tls_certificate_file", server.tls_certificate_file),
+        ("server.tls_private_key_file", server.tls_private_key_file),
+    )
+
+
+def _tls(settings: Settings) -> list[Fault]:
+    if settings.server.tls != "files":
+        return []
+    faults = []
+    for path, text in _tls_files(settings):
+        if not text:
+            faults.append(Fault(path, "is required with `server.tls: files`", ("server.tls",)))
+        elif not (Path(text).is_file() and os.access(text, os.R_OK)):
+            faults.append(Fault(path, f"{shown(text)} is not a file that can be read", ("server.tls",)))
+    return faults
+
+
+def _sizes_and_times(settings: Settings) -> list[Fault]:
+    server, supervisor, envoy = settings.server, settings.supervisor, settings.envoy
+    least_message = server.max_body_bytes + HEADERS_ROOM_BYTES
+    least_timeout = MIN_MESSAGE_TIMEOUT_RATIO * server.decision_timeout_secs
+    rules = (
+        (
+            server.max_message_bytes >= least_message,
+            Fault(
+                "server.max_message_bytes",
+                f"must be at least {least_message:,}: `server.max_body_bytes` and {HEADERS_ROOM_BYTES:,} for headers",
+                ("server.max_body_bytes",),
+            ),
+        ),
+        (
+            envoy.message_timeout_secs >= least_timeout,
+            Fault(
+                "envoy.message_timeout_secs",
+                f"must be at least {least_timeout:g}: {MIN_MESSAGE_TIMEOUT_RATIO} times `server.decision_timeout_secs`",
+                ("server.decision_timeout_secs",),
+            ),
+        ),
+        (
+            supervisor.heartbeat_timeout_secs >= 2 * supervisor.heartbeat_interval_secs,
+            Fault(
+                "supervisor.heartbeat_timeout_secs",
+                "must be at least twice `supervisor.heartbeat_interval_secs`",
+                ("supervisor.heartbeat_interval_secs",),
+            ),
+        ),
+        (
+            supervisor.restart_backoff_max_secs >= supervisor.restart_backoff_secs,
+            Fault(
+                "supervisor.restart_backoff_max_secs",
+                "must not be less than `supervisor.restart_backoff_secs`",
+                ("supervisor.restart_backoff_secs",),
+            ),
+        ),
+    )
+    return [fault for holds, fault in rules if not holds]
+
+
+def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
+    faults = []
+    policy, health_path = settings.routing.policy, settings.fleet.health_path
+    if policy not in policies:
+        known = ", ".join(f"`{name}`" for name in sorted(policies))
+        words = f"unknown policy {shown(policy)}, known are {known}{did_you_mean(closest(policy, policies))}"
+        faults.append(Fault("routing.policy", words))
+    if not health_path.startswith("/") or not health_path.isascii() or " " in health_path or "#" in health_path:
+        faults.append(Fault("fleet.health_path", f"must be a path that starts with `/`; is {shown(health_path)}"))
+    return faults
