@@ -1,0 +1,95 @@
+"""What ``/metrics`` serves: the metric files of all processes added up, and gauges read from shared memory.
+
+Gauges are never written to metric files: a file outlives its process, and a dead process's gauge would go on being
+reported. Shared memory knows the present at the moment of the scrape.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from extproc.admin.state import ServiceState
+
+WORKER = ["worker", "address"]
+PROCESS = ["role", "index"]
+
+
+def service_registry(*, state: ServiceState, metric_dir: Path) -> CollectorRegistry:
+    """Return the registry of a whole service."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(MetricFiles(metric_dir))
+    registry.register(WorkerGauges(state))
+    registry.register(ProcessGauges(state))
+    return registry
+
+
+class MetricFiles(Collector):
+    """Counters and histograms, added up over the files of all processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[Metric]:
+        """Read and add up every file; one that a process has created but not yet sized has nothing to add."""
+        files = [str(path) for path in sorted(self._directory.glob("*.db")) if path.stat().st_size]
+        yield from MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+
+
+class WorkerGauges(Collector):
+    """The fleet."""
+
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the fleet and the in-flight table."""
+        in_flight = GaugeMetricFamily("extproc_worker_in_flight", "Requests in flight.", labels=WORKER)
+        up = GaugeMetricFamily("extproc_worker_up", "1 when health probes say so, else 0.", labels=WORKER)
+        state = GaugeMetricFamily(
+            "extproc_worker_state", "1 for the state the worker is in, 0 for the other.", labels=[*WORKER, "state"]
+        )
+        totals = self._state.in_flight()
+        for worker in self._state.workers():
+            labels = list(worker.key)
+            in_flight.add_metric(labels, totals[worker.slot])
+            up.add_metric(labels, worker.healthy)
+            for name in ("active", "draining"):
+                state.add_metric([*labels, name], worker.state == name)
+        yield from (in_flight, up, state)
+        yield GaugeMetricFamily(
+            "extproc_fleet_generation", "Generation of the published fleet.", value=self._state.fleet_generation
+        )
+
+
+class ProcessGauges(Collector):
+    """The processes."""
+
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the process table."""
+        up = GaugeMetricFamily("extproc_process_up", "1 when the process is ready, else 0.", labels=PROCESS)
+        age = GaugeMetricFamily(
+            "extproc_process_heartbeat_age_seconds", "Time since the process's event loop last ran.", labels=PROCESS
+        )
+        active = GaugeMetricFamily("extproc_streams_active", "ext_proc streams open now.", labels=PROCESS)
+        total = CounterMetricFamily(
+            "extproc_process_streams", "ext_proc streams opened since the process started.", labels=PROCESS
+        )
+        generation = GaugeMetricFamily(
+            "extproc_process_fleet_generation", "Generation of the fleet that the process works with.", labels=PROCESS
+        )
+        for process in self._state.processes():
+            labels = [process.role, str(process.index)]
+            up.add_metric(labels, process.ready)
+            age.add_metric(labels, process.heartbeat_age_secs)
+            if process.role == "router":
+                active.add_metric(labels, process.streams_active)
+                total.add_metric(labels, process.streams_total)
+                generation.add_metric(labels, process.fleet_generation)
+        yield from (up, age, active, total, generation)

@@ -1,0 +1,44 @@
+"""What the admin server shows, independent of where it is kept."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+from extproc.fleet.worker import Worker
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process of the service at one moment.
+
+    ``state`` is what the process last said of itself, ``ready`` whether it is at its work. ``heartbeat_age_secs`` is
+    the time since its event loop last ran its heartbeat. ``streams_active`` and ``streams_total`` are ext_proc streams
+    open now and opened since it started; ``fleet_generation`` is the fleet it works with.
+    """
+
+    role: str
+    index: int
+    pid: int
+    state: str
+    ready: bool
+    heartbeat_age_secs: float
+    streams_active: int
+    streams_total: int
+    fleet_generation: int
+
+
+class ServiceState(Protocol):
+    """The service as the observer sees it; every call looks anew and must be cheap and safe from any thread."""
+
+    @property
+    def fleet_generation(self) -> int:
+        """The published fleet's generation; 0 when there is none."""
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Every known worker."""
+
+    def in_flight(self) -> Sequence[int]:
+        """Requests in flight by worker slot, over all processes."""
+
+    def processes(self) -> Sequence[ProcessStatus]:
+        """Every process that has a row in the process table."""

@@ -1,0 +1,95 @@
+"""Tells routers and Envoy of the fleet, in the order that loses no request."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from extproc.fleet.worker import Fleet, Worker
+from extproc.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Document(Protocol):
+    """Where routers read the fleet (:class:`extproc.shm.fleet_document.FleetDocument`)."""
+
+    def publish(self, content: bytes) -> None:
+        """Replace the document; raises ``ValueError`` when it is too long."""
+
+
+class Endpoints(Protocol):
+    """Where Envoy reads the fleet (:class:`extproc.dataplane.eds.EndpointFile`)."""
+
+    def write(self, workers: Sequence[Worker]) -> bool:
+        """Replace the endpoints, if they differ; raises ``OSError``."""
+
+
+class Publisher:
+    """Publishes one fleet after another.
+
+    Routers name endpoints that Envoy has to know. So what opens (a worker added, healthy again, active again) is told
+    to Envoy first and to the routers second, and what closes to the routers first and to Envoy second. Envoy reads its
+    file a moment after it is written; a request that names an endpoint in that moment is balanced by Envoy itself, so
+    nothing here waits for it.
+
+    Neither side's fault stops the other: it is logged and counted under ``extproc_fallbacks_total``
+    (``endpoint_file``, ``fleet_document``), and :meth:`retry` is due while ``behind`` is set.
+    """
+
+    def __init__(self, *, document: Document, endpoints: Endpoints, metrics: Metrics, before: Sequence[Worker]) -> None:
+        self._document = document
+        self._endpoints = endpoints
+        self._fallbacks = metrics.fallbacks
+        self._routers_know = tuple(before)
+        self._wanted: tuple[Worker, ...] | None = None
+        self.behind = False
+
+    def publish(self, workers: tuple[Worker, ...]) -> None:
+        """Make ``workers`` the fleet; does nothing when it already is."""
+        if workers is not self._wanted:
+            self._wanted = workers
+            self.retry()
+
+    def retry(self) -> None:
+        """Bring both sides up to the fleet last published."""
+        workers = self._wanted
+        assert workers is not None
+        self.behind = False
+        self._write_endpoints((*self._routers_know, *workers))
+        if workers != self._routers_know:
+            self._publish_document(workers)
+        self._write_endpoints((*workers, *self._routers_know))
+
+    def _publish_document(self, workers: tuple[Worker, ...]) -> None:
+        try:
+            self._document.publish(msgspec.json.encode(Fleet(workers=workers)))
+        except ValueError as error:
+            self._fail("fleet_document", error)
+        else:
+            self._routers_know = workers
+
+    def _write_endpoints(self, workers: Iterable[Worker]) -> None:
+        try:
+            self._endpoints.write(one_per_address(workers))
+        except OSError as error:
+            self._fail("endpoint_file", error)
+
+    def _fail(self, reason: str, error: Exception) -> None:
+        self.behind = True
+        self._fallbacks.labels(reason).inc()
+        logger.error("Cannot write the %s, will try again: %s", reason.replace("_", " "), error)
+
+
+def one_per_address(workers: Iterable[Worker]) -> list[Worker]:
+    """Keep one record for each address: the last that may be chosen, else the first.
+
+    An address has two while its worker is given another id, and when the fleet before and the fleet after a change are
+    taken together.
+    """
+    chosen: dict[str, Worker] = {}
+    for worker in workers:
+        if worker.eligible or worker.address not in chosen:
+            chosen[worker.address] = worker
+    return list(chosen.values())

@@ -1,0 +1,23 @@
+import pytest
+
+from extproc.fleet.worker import Worker
+from extproc.observer.changes import describe_changes
+from tests.support.fleets import worker
+
+W0 = "Worker w0 at 10.0.0.0:8000"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ((), (worker(0),), [f"{W0} is added in slot 0, healthy"]),
+        ((worker(0),), (worker(0, healthy=False),), [f"{W0} is not healthy"]),
+        ((worker(0),), (worker(0, draining=True),), [f"{W0} is draining"]),
+        ((worker(0),), (worker(0, models=("a", "b")),), [f"{W0} serves a, b"]),
+        ((worker(0, models=("a",)),), (worker(0),), [f"{W0} serves any model"]),
+        ((worker(0, draining=True),), (), [f"{W0} is gone"]),
+        ((worker(0), worker(1)), (worker(1), worker(0)), []),
+    ],
+)
+def test_says_what_differs(before: tuple[Worker, ...], after: tuple[Worker, ...], expected: list[str]) -> None:
+    assert list(describe_changes(before, after)) == expected
