@@ -37,6 +37,16 @@ class Decider(Protocol):
         """Route a request; raises :class:`~extproc.errors.Refusal`, at once or through the future."""
 
 
+class Meter(Protocol):
+    """Who is told how many streams this process serves."""
+
+    def stream_opened(self, active: int) -> None:
+        """A stream was opened; ``active`` are open now."""
+
+    def stream_closed(self, active: int) -> None:
+        """A stream has ended; ``active`` are open now."""
+
+
 class ProcessService:
     """Makes the handlers of one router process and holds what they share."""
 
@@ -47,7 +57,7 @@ class ProcessService:
         server: ServerSettings,
         routing: RoutingSettings,
         metrics: Metrics,
-        on_streams_changed: Callable[[int], None] = lambda _active: None,
+        meter: Meter,
     ) -> None:
         self.decider = decider
         self.metrics = metrics
@@ -58,7 +68,7 @@ class ProcessService:
         self.shows_decision = routing.decision_header
         self.stopping = False
         self.active = 0
-        self._on_streams_changed = on_streams_changed
+        self._meter = meter
         self.observe_decision = metrics.decision_seconds.observe
         self.count_routed = metrics.requests.labels("routed").inc
         self.count_open = metrics.requests.labels("open").inc
@@ -70,13 +80,13 @@ class ProcessService:
     def open_stream(self, responder: Responder) -> "ProcessHandler":
         """Take a new RPC."""
         self.active += 1
-        self._on_streams_changed(self.active)
+        self._meter.stream_opened(self.active)
         return ProcessHandler(self, responder)
 
     def stream_closed(self) -> None:
         """An RPC is over."""
         self.active -= 1
-        self._on_streams_changed(self.active)
+        self._meter.stream_closed(self.active)
 
     def admission_fault(self) -> Refusal | None:
         """Why no new request is taken now, or None."""
