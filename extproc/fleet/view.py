@@ -12,14 +12,14 @@ logger = logging.getLogger(__name__)
 
 
 class FleetSource(Protocol):
-    """Where the published fleet lies (:class:`extproc.shm.fleet_document.FleetDocument`)."""
+    """Where the published fleet lies (:class:`extproc.shm.fleet.FleetDocument`)."""
 
     @property
     def generation(self) -> int:
         """Changes whenever a fleet is published; 0 before the first."""
 
-    def read(self) -> bytes | None:
-        """The published document, or None when it is being written or damaged just now."""
+    def read(self) -> tuple[int, bytes] | None:
+        """The published document with its generation, or None when it was replaced while being read."""
 
 
 class FleetView:
@@ -53,13 +53,13 @@ class FleetView:
 
     def refresh(self) -> None:
         """Take over what was published since the last call."""
-        generation = self._source.generation
-        if generation == self._seen:
+        if self._source.generation == self._seen:
             return
-        document = self._source.read()
-        if document is None:
+        found = self._source.read()
+        if found is None:
             self._on_unreadable()
             return
+        generation, document = found
         self._seen = generation
         try:
             fleet = self._decoder.decode(document)

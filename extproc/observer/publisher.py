@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 class Document(Protocol):
-    """Where routers read the fleet (:class:`extproc.shm.fleet_document.FleetDocument`)."""
+    """Where routers read the fleet (:class:`extproc.shm.fleet.FleetDocument`)."""
 
-    def publish(self, content: bytes) -> None:
+    def publish(self, data: bytes) -> int:
         """Replace the document; raises ``ValueError`` when it is too long."""
 
 

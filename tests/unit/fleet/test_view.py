@@ -4,6 +4,8 @@ from hypothesis import strategies as st
 
 from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
+from extproc.shm.fleet import FleetDocument
+from extproc.shm.segment import Segment
 from tests.support.fleets import worker
 
 
@@ -23,9 +25,9 @@ class Document:
         self.content = None
         self.generation += 1
 
-    def read(self) -> bytes | None:
+    def read(self) -> tuple[int, bytes] | None:
         self.reads += 1
-        return self.content
+        return None if self.content is None else (self.generation, self.content)
 
 
 def view_of(*workers: Worker) -> FleetView:
@@ -123,6 +125,19 @@ def test_a_worker_without_models_serves_any() -> None:
 
 def test_needs_no_model_when_every_worker_serves_any() -> None:
     assert not view_of(worker(0), worker(1)).needs_model
+
+
+def test_reads_what_the_shared_memory_holds() -> None:
+    segment = Segment.create()
+    document = FleetDocument(segment)
+    view = FleetView(document)
+    view.refresh()
+    assert not view.synced
+    document.publish(msgspec.json.encode(Fleet(workers=(worker(3),))))
+    view.refresh()
+    assert view.candidates(None) == (worker(3),)
+    assert view.generation == document.generation
+    segment.close()
 
 
 def test_what_requests_name_is_not_stored() -> None:

@@ -39,8 +39,9 @@ class Surroundings:
             clock=monotonic,
         )
 
-    def publish(self, content: bytes) -> None:
-        self.documents.append(msgspec.json.decode(content, type=Fleet).workers)
+    def publish(self, data: bytes) -> int:
+        self.documents.append(msgspec.json.decode(data, type=Fleet).workers)
+        return len(self.documents)
 
     def write(self, workers: Sequence[Worker]) -> bool:
         if self.endpoint_error:

@@ -25,10 +25,11 @@ class Audience:
         self.endpoint_error: OSError | None = None
         self.document_error: ValueError | None = None
 
-    def publish(self, content: bytes) -> None:
+    def publish(self, data: bytes) -> int:
         if self.document_error:
             raise self.document_error
-        self.log.append(("routers", shown(msgspec.json.decode(content, type=Fleet).workers)))
+        self.log.append(("routers", shown(msgspec.json.decode(data, type=Fleet).workers)))
+        return len(self.log)
 
     def write(self, workers: Sequence[Worker]) -> bool:
         if self.endpoint_error:

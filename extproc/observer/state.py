@@ -1,0 +1,61 @@
+"""The service as it stands in shared memory, for the admin server."""
+
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+
+from extproc.admin.state import ProcessStatus
+from extproc.fleet.worker import Worker
+from extproc.shm.fleet import FleetDocument
+from extproc.shm.inflight import InFlight
+from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable
+
+NS_PER_SEC = 1e9
+
+
+class SharedState:
+    """Reads the present at every call; see :class:`~extproc.admin.state.ServiceState`.
+
+    ``workers`` returns the fleet as the observer last published it, which is what the document holds, decoded.
+    """
+
+    def __init__(
+        self,
+        *,
+        document: FleetDocument,
+        in_flight: InFlight,
+        processes: ProcessTable,
+        workers: Callable[[], tuple[Worker, ...]],
+    ) -> None:
+        self._document = document
+        self._processes = processes
+        self.in_flight: Callable[[], Sequence[int]] = in_flight.totals
+        self.workers: Callable[[], tuple[Worker, ...]] = workers
+
+    @property
+    def fleet_generation(self) -> int:
+        """The published fleet's generation; 0 when there is none."""
+        return self._document.generation
+
+    def processes(self) -> list[ProcessStatus]:
+        """Every process that has a row in the process table."""
+        now_ns = monotonic_ns()
+        return [status for row in self._processes.rows() if (status := _status(row, now_ns)) is not None]
+
+
+def _status(row: ProcessRow, now_ns: int) -> ProcessStatus | None:
+    try:
+        state, role = row.state, row.role
+    except ValueError:
+        # The supervisor has released the row since it was listed.
+        return None
+    return ProcessStatus(
+        role=role.name.lower(),
+        index=row.index,
+        pid=row.pid,
+        state=state.name.lower(),
+        ready=state is ProcessState.READY,
+        heartbeat_age_secs=max(0, now_ns - row.heartbeat_ns) / NS_PER_SEC,
+        streams_active=row.active_streams,
+        streams_total=row.total_streams,
+        fleet_generation=row.fleet_generation,
+    )
