@@ -9,6 +9,12 @@ from envoy_data_plane.google.protobuf import Any
 
 HTTP_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
+HOST_SELECTION_ATTEMPTS = 64
+"""Picks, within one retry, until one is a host that was not tried.
+
+A dead host has the fewest requests, so least-request balancing likes it: with Envoy's one pick most retries return to it.
+"""
+
 DESTINATION = "x-gateway-destination-endpoint"
 """Header, and key in the metadata, that carry the decision."""
 

@@ -22,6 +22,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from extproc.config.settings import Settings
 from extproc.dataplane.extensions import (
+    HOST_SELECTION_ATTEMPTS,
     LB_NAMESPACE,
     PREVIOUS_HOSTS,
     SUBSET_NAMESPACE,
@@ -81,6 +82,7 @@ def _stream_retries() -> RetryPolicy:
         num_retries=STREAM_RETRIES,
         retry_back_off=BackoffStrategy(base_interval=seconds(0.005), max_interval=seconds(0.05)),
         retry_host_predicate=[RetryPolicyRetryHostPredicate(name=PREVIOUS_HOSTS, typed_config=previous_hosts())],
+        host_selection_retry_max_attempts=HOST_SELECTION_ATTEMPTS,
     )
 
 

@@ -66,7 +66,7 @@ def router_cluster(server: ServerSettings, addresses: Sequence[str]) -> Cluster:
         transport_socket=_tls() if server.tls != "off" and not addresses[0].startswith(UNIX) else None,
         health_checks=[_health_check()],
         outlier_detection=_outlier_detection(),
-        common_lb_config=panic_only_when_none_is_healthy(),
+        common_lb_config=health_counts_at_once(),
         circuit_breakers=unlimited_circuit_breakers(),
     )
 
@@ -85,12 +85,14 @@ def unlimited_circuit_breakers() -> CircuitBreakers:
     )
 
 
-def panic_only_when_none_is_healthy() -> ClusterCommonLbConfig:
-    """Return the threshold below which Envoy ignores health: 1 % instead of its 50 %.
+def health_counts_at_once() -> ClusterCommonLbConfig:
+    """Return how a cluster heeds its endpoints' health: at once, and as long as one of them is healthy.
 
-    Half a fleet down is no reason to send requests to the dead half; a whole fleet down leaves nothing to lose.
+    Envoy gathers changes of health for a second before its threads see them: a router that dies within a second of
+    another's recovery would go on getting everything. Below 50 % healthy Envoy ignores health; but half a fleet down is
+    no reason to send requests to the dead half, while a whole fleet down leaves nothing to lose.
     """
-    return ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=1.0))
+    return ClusterCommonLbConfig(update_merge_window=seconds(0), healthy_panic_threshold=Percent(value=1.0))
 
 
 def _endpoint(address: str) -> LbEndpoint:

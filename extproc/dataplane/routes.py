@@ -14,14 +14,13 @@ from envoy_data_plane.envoy.config.route.v3 import (
 
 from extproc.config.settings import Settings
 from extproc.dataplane.eds import WORKER_CLUSTER
-from extproc.dataplane.extensions import DESTINATION, PREVIOUS_HOSTS, previous_hosts, seconds
+from extproc.dataplane.extensions import DESTINATION, HOST_SELECTION_ATTEMPTS, PREVIOUS_HOSTS, previous_hosts, seconds
 from extproc.dataplane.worker_clusters import FALLBACK_CLUSTER
 
 RETRY_ON = "connect-failure,refused-stream,reset,retriable-status-codes"
 """``reset`` covers a worker that closes a connection, idle or not, before the first byte of its answer."""
 
 SERVICE_UNAVAILABLE = 503
-HOST_SELECTION_ATTEMPTS = 5
 
 
 def route_configuration(settings: Settings) -> RouteConfiguration:

@@ -40,7 +40,7 @@ from envoy_data_plane.google.protobuf import Any
 from extproc.config.dataplane import EnvoySettings
 from extproc.dataplane.eds import WORKER_CLUSTER
 from extproc.dataplane.extensions import DESTINATION, HTTP_PROTOCOL_OPTIONS, LB_NAMESPACE, extension, seconds
-from extproc.dataplane.router_cluster import panic_only_when_none_is_healthy, unlimited_circuit_breakers
+from extproc.dataplane.router_cluster import health_counts_at_once, unlimited_circuit_breakers
 
 FALLBACK_CLUSTER = "workers_fallback"
 
@@ -91,7 +91,7 @@ def _eds_cluster(name: str, envoy: EnvoySettings, eds_file: str) -> Cluster:
         connect_timeout=seconds(envoy.connect_timeout_secs),
         typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: Any.pack(_http1(envoy))},
         outlier_detection=_outlier_detection(),
-        common_lb_config=panic_only_when_none_is_healthy(),
+        common_lb_config=health_counts_at_once(),
         circuit_breakers=unlimited_circuit_breakers(),
     )
 

@@ -22,15 +22,16 @@ class EchoWorker:
         self.arrived = asyncio.Event()
         self.requests = 0
         self.headers: list[dict[str, str]] = []
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._socket.getsockname()[1]}"
+        self.address = ""
         application = web.Application(client_max_size=1 << 30)
         application.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(application, access_log=None)
 
     async def __aenter__(self) -> Self:
         await self._runner.setup()
-        await web.SockSite(self._runner, self._socket).start()
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{listening.getsockname()[1]}"
+        await web.SockSite(self._runner, listening).start()
         return self
 
     async def __aexit__(
