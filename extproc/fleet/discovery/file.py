@@ -16,6 +16,21 @@ logger = logging.getLogger(__name__)
 Fingerprint = tuple[int, int, int]
 
 
+class ChangeDetector:
+    """Tells when a file has changed and come to rest again: two looks in a row that agree with each other only."""
+
+    def __init__(self, first: Fingerprint | None) -> None:
+        self._last = self._read = first
+
+    def settled(self, now: Fingerprint | None) -> bool:
+        """Take one look; whether the file is to be read again."""
+        last, self._last = self._last, now
+        if now != last or now == self._read:
+            return False
+        self._read = now
+        return True
+
+
 class FileSource:
     """Polls one file; see :class:`~extproc.fleet.discovery.base.Source` for the contract.
 
@@ -37,13 +52,11 @@ class FileSource:
 
     async def watch(self, on_list: Callable[[WorkerList], None]) -> NoReturn:
         """Report the file's list at once and after each change, until cancelled."""
-        seen = loaded = self._fingerprint()
+        changes = ChangeDetector(self._fingerprint())
         await self._report(on_list, first=True)
         while True:
             await asyncio.sleep(self._interval_secs)
-            before, seen = seen, self._fingerprint()
-            if seen != loaded and seen == before:
-                loaded = seen
+            if changes.settled(self._fingerprint()):
                 await self._report(on_list, first=False)
 
     async def _report(self, on_list: Callable[[WorkerList], None], *, first: bool) -> None:

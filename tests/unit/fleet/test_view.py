@@ -1,5 +1,5 @@
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.fleet.view import FleetView
@@ -160,6 +160,7 @@ def fleets(draw: st.DrawFn) -> tuple[Worker, ...]:
     )
 
 
+@settings(deadline=None)
 @given(fleet=fleets(), model=st.none() | st.sampled_from("abcd"))
 def test_candidates_are_the_eligible_workers_of_the_model_by_id(fleet: tuple[Worker, ...], model: str | None) -> None:
     view = view_of(*fleet)

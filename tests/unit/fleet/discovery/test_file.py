@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from extproc.config.fleet import WorkerSpec
 from extproc.errors import ConfigurationError
 from extproc.fleet.discovery.base import WorkerList
-from extproc.fleet.discovery.file import FileSource
+from extproc.fleet.discovery.file import ChangeDetector, FileSource
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tasks import spawn
 from tests.support.workers_http import until
@@ -96,16 +96,24 @@ async def test_sees_a_write_in_place(path: Path) -> None:
         assert watch.lists[1] == ["a:1"]
 
 
-async def test_a_file_that_is_still_being_written_is_not_read(path: Path) -> None:
-    async with watching(path) as watch:
-        await until(lambda: watch.lists)
-        with path.open("w") as file:
-            for index in range(20):
-                file.write(f"w{index}:1 ")
-                file.flush()
-                await asyncio.sleep(0.01)
-        await until(lambda: len(watch.lists[-1]) == 20)
-        assert len(watch.lists) <= 4
+@pytest.mark.parametrize(
+    ("looks", "reads"),
+    [
+        ("aaaa", "    "),
+        ("abbb", "  * "),
+        ("abcdeee", "     * "),  # still being written: each look differs from the one before
+        ("abab", "    "),
+        ("abba", "  * "),
+        ("abbaa", "  * *"),
+        ("a--b", "  * "),  # gone, and written again
+        ("a--bb", "  * *"),
+    ],
+)
+def test_a_file_is_read_once_it_has_come_to_rest(looks: str, reads: str) -> None:
+    prints = [None if look == "-" else (ord(look), 0, 0) for look in looks]
+    changes = ChangeDetector(prints[0])
+    seen = " " + "".join("*" if changes.settled(look) else " " for look in prints[1:])
+    assert seen.rstrip() == reads.rstrip()
 
 
 async def test_reports_nothing_while_nothing_changes(path: Path) -> None:
