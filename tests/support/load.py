@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+
+from extproc.telemetry.tasks import spawn
 
 TIMEOUT_SECS = 60.0
 
@@ -102,13 +104,13 @@ class Load:
         await asyncio.gather(*(self._client() for _ in range(self._clients)))
         return self.result
 
-    async def run_for(self, secs: float, *, during: Callable[[], object] | None = None) -> LoadResult:
-        """Run for a time; call ``during`` (in a thread) after a third of it."""
-        task = asyncio.get_running_loop().create_task(self.run())
+    async def run_for(self, secs: float, *, during: Callable[[], Awaitable[None]] | None = None) -> LoadResult:
+        """Run for a time; ``during`` happens after a third of it."""
+        task = spawn(self.run(), name="load")
         started = time.monotonic()
         await asyncio.sleep(secs / 3)
         if during is not None:
-            await asyncio.to_thread(during)
+            await during()
         await asyncio.sleep(max(0.0, started + secs - time.monotonic()))
         self._stopping = True
         return await task
