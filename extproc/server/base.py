@@ -8,12 +8,18 @@ A transport accepts connections and RPCs and knows nothing of requests; a stream
     handler.half_close()          at most once: the data plane will send no more
     handler.closed()              exactly once, however the RPC ended; nothing follows it
 
+The handler ends its RPC: after ``half_close`` it calls ``finish``, at once or when what it still owes is sent, and the
+transport waits for that. A handler that raises is ended with the status INTERNAL.
+
 Both sides may act after the other has gone: ``send`` and ``finish`` on a stream that the peer has closed do nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
+
+from extproc.config.address import Address
 
 
 class Responder(Protocol):
@@ -33,7 +39,7 @@ class StreamHandler(Protocol):
         """Take one serialised ``ProcessingRequest``."""
 
     def half_close(self) -> None:
-        """The data plane has closed its sending side."""
+        """The data plane has closed its sending side: ``finish`` once nothing is owed."""
 
     def drain(self) -> None:
         """The process is about to stop: end the RPC as soon as nothing is owed to the data plane."""
@@ -57,11 +63,56 @@ class Listener:
     shared: bool = False
 
 
+class CloseReason(StrEnum):
+    """Why this side closed a connection; the closed set of the metric label."""
+
+    GARBAGE = "garbage"
+    """What came first is not HTTP/2."""
+    PROTOCOL_ERROR = "protocol_error"
+    """A frame that HTTP/2 forbids: too long, out of order, undecodable."""
+    RESOURCE_LIMIT = "resource_limit"
+    """Headers too large, or one of libnghttp2's own flood limits."""
+    PING_FLOOD = "ping_flood"
+    RESET_FLOOD = "reset_flood"
+    HANDSHAKE_TIMEOUT = "handshake_timeout"
+    TLS_FAILED = "tls_failed"
+    KEEPALIVE_TIMEOUT = "keepalive_timeout"
+    NOT_READING = "not_reading"
+    """The peer has not taken what was written to it for as long as a silent peer may be silent."""
+    TOO_MANY_CONNECTIONS = "too_many_connections"
+    ROTATED = "rotated"
+    """A shared connection had its streams; nothing was lost."""
+    DRAINED = "drained"
+    """The process stops."""
+    INTERNAL = "internal"
+    """A fault of our own, logged."""
+
+
+class LoadGate(Protocol):
+    """How loaded this process is on the shared endpoint, and how that compares with its siblings."""
+
+    def accept_delay_secs(self) -> float:
+        """How long to leave a waiting connection to less loaded processes; 0 when there is none."""
+
+    def connection_accepted(self) -> None:
+        """Count a connection just taken from the shared endpoint."""
+
+    def stream_opened(self) -> None:
+        """Count a ``Process`` RPC opened on a shared connection."""
+
+    def stream_closed(self) -> None:
+        """Count its end."""
+
+
 class Server(Protocol):
-    """A transport. Built with its settings, its listeners, ``open_stream``, the health board and the event sink."""
+    """A transport. Built with its settings, its listeners, ``open_stream``, the health board and the event sinks."""
 
     async def start(self) -> None:
-        """Listen on every endpoint. Raises ``OSError`` when one cannot be bound."""
+        """Listen on every endpoint.
+
+        Raises ``OSError`` when one cannot be bound, and ``ssl.SSLError`` or ``OSError`` when the certificate cannot be
+        used; nothing listens then.
+        """
 
     async def drain(self, timeout_secs: float) -> None:
         """Stop without losing a request.
@@ -73,4 +124,8 @@ class Server(Protocol):
 
     @property
     def active_streams(self) -> int:
-        """RPCs open now."""
+        """``Process`` RPCs open now."""
+
+    @property
+    def addresses(self) -> Sequence[Address]:
+        """Where it listens, in the order of its listeners, with the port the kernel chose instead of 0."""
