@@ -1,0 +1,82 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from extproc.errors import StartupError
+from extproc.shm.layout import SEGMENT_BYTES, VERSION
+from extproc.shm.segment import Segment
+from tests.support.processes import python_child
+
+
+def test_what_one_mapping_writes_the_other_reads() -> None:
+    created = Segment.create()
+    attached = Segment.attach(os.dup(created.fd))
+    created.buffer[-3:] = b"end"
+    assert attached.buffer[-3:].tobytes() == b"end"
+    attached.close()
+    created.close()
+
+
+def test_a_child_attaches_by_the_descriptor_number_it_inherits() -> None:
+    segment = Segment.create()
+    code = "import sys; from extproc.shm.segment import Segment; Segment.attach(int(sys.argv[1])).buffer[-3:] = b'kid'"
+    with python_child(code, str(segment.fd), pass_fds=(segment.fd,)) as child:
+        assert child.wait() == 0
+    assert segment.buffer[-3:].tobytes() == b"kid"
+    segment.close()
+
+
+def test_the_descriptor_is_not_inherited_unless_passed() -> None:
+    segment = Segment.create()
+    assert not os.get_inheritable(segment.fd)
+    segment.close()
+
+
+def test_nobody_can_change_the_size() -> None:
+    segment = Segment.create()
+    for size in (SEGMENT_BYTES - 1, SEGMENT_BYTES + 1):
+        with pytest.raises(PermissionError):
+            os.ftruncate(segment.fd, size)
+    segment.close()
+
+
+def test_memory_stays_readable_after_close() -> None:
+    segment = Segment.create()
+    words = segment.words(0, 64)
+    segment.close()
+    assert words[1] == VERSION
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "says"),
+    [(0, 7, "magic 0x7"), (1, VERSION + 1, f"version {VERSION + 1}"), (2, 5, f"5 of {SEGMENT_BYTES} bytes")],
+    ids=["magic", "version", "size"],
+)
+def test_a_foreign_header_is_refused(word: int, value: int, says: str) -> None:
+    segment = Segment.create()
+    segment.words(0, 64)[word] = value
+    with pytest.raises(StartupError, match=says):
+        Segment.attach(segment.fd)
+    segment.close()
+
+
+def test_a_descriptor_that_is_too_small_is_refused() -> None:
+    fd = os.memfd_create("small")
+    with pytest.raises(StartupError, match="0 bytes, expected"):
+        Segment.attach(fd)
+    os.close(fd)
+
+
+def test_a_descriptor_that_is_not_open_is_refused() -> None:
+    fd = os.memfd_create("closed")
+    os.close(fd)
+    with pytest.raises(StartupError, match="cannot map"):
+        Segment.attach(fd)
+
+
+def test_a_size_the_system_cannot_give_leaves_no_descriptor_behind() -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    with pytest.raises(OSError, match=r"."):
+        Segment.create(1 << 62)
+    assert set(Path("/proc/self/fd").iterdir()) == before
