@@ -24,7 +24,8 @@ MAX_MODEL_LEN = 32_768
 class Server:
     """One server. Its KV cache has ``blocks`` blocks of ``block_tokens`` tokens.
 
-    The CPU build wants ``block_tokens`` to be a multiple of 32, and room for at least one request of ``max_model_len``.
+    The CPU build wants ``block_tokens`` to be a multiple of 32. vLLM keeps one block for itself and does not start
+    unless the others hold one request of ``max_model_len`` tokens.
     """
 
     model: Path
