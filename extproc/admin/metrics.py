@@ -15,7 +15,8 @@ from prometheus_client.registry import Collector
 from extproc.admin.state import ServiceState
 
 WORKER = ["worker", "address"]
-PROCESS = ["role", "index"]
+# A router and the successor that starts beside it have one role and index; the slot tells them apart.
+PROCESS = ["role", "index", "slot"]
 
 
 def service_registry(*, state: ServiceState, metric_dir: Path) -> CollectorRegistry:
@@ -85,7 +86,7 @@ class ProcessGauges(Collector):
             "extproc_process_fleet_generation", "Generation of the fleet that the process works with.", labels=PROCESS
         )
         for process in self._state.processes():
-            labels = [process.role, str(process.index)]
+            labels = [process.role, str(process.index), str(process.slot)]
             up.add_metric(labels, process.ready)
             age.add_metric(labels, process.heartbeat_age_secs)
             if process.role == "router":

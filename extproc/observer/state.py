@@ -51,6 +51,7 @@ def _status(row: ProcessRow, now_ns: int) -> ProcessStatus | None:
     return ProcessStatus(
         role=role.name.lower(),
         index=row.index,
+        slot=row.slot,
         pid=row.pid,
         state=state.name.lower(),
         ready=state is ProcessState.READY,

@@ -6,11 +6,12 @@ from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
 
 
-def process(role: str, index: int, *, ready: bool = True) -> ProcessStatus:
+def process(role: str, index: int, *, slot: int = 0, ready: bool = True) -> ProcessStatus:
     """A process with round figures."""
     return ProcessStatus(
         role=role,
         index=index,
+        slot=slot,
         pid=1000 + index,
         state="ready" if ready else "starting",
         ready=ready,

@@ -68,10 +68,10 @@ def test_two_workers_of_one_id_are_told_apart_by_their_address(tmp_path: Path) -
         assert registry.get_sample_value("extproc_worker_in_flight", labels) == count
 
 
-def test_processes_are_shown_by_role_and_index_and_streams_for_routers_only(tmp_path: Path) -> None:
-    rows = (process("router", 0), process("router", 1, ready=False), process("observer", 0))
+def test_a_process_and_its_successor_are_told_apart_and_streams_are_shown_for_routers_only(tmp_path: Path) -> None:
+    rows = (process("router", 0), process("router", 0, slot=1, ready=False), process("observer", 0, slot=2))
     registry = service_registry(state=FakeState(process_rows=rows), metric_dir=tmp_path)
-    router, starting, observer = ({"role": row.role, "index": str(row.index)} for row in rows)
+    router, starting, observer = ({"role": row.role, "index": str(row.index), "slot": str(row.slot)} for row in rows)
     assert registry.get_sample_value("extproc_process_up", router) == 1
     assert registry.get_sample_value("extproc_process_up", starting) == 0
     assert registry.get_sample_value("extproc_process_heartbeat_age_seconds", observer) == 0.5

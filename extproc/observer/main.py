@@ -1,0 +1,123 @@
+"""The observer process: builds its objects, runs until it is told to stop."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+
+from extproc.admin.app import AdminServer
+from extproc.admin.metrics import service_registry
+from extproc.config.endpoints import eds_file
+from extproc.config.load import load_workers
+from extproc.config.settings import Settings
+from extproc.dataplane.eds import EndpointFile
+from extproc.fleet.discovery.file import FileSource
+from extproc.fleet.health.prober import HealthProber
+from extproc.fleet.registry import FleetRegistry
+from extproc.fleet.worker import Fleet
+from extproc.observer.observer import Observer
+from extproc.observer.publisher import Publisher
+from extproc.observer.state import SharedState
+from extproc.shm.fleet import FleetDocument
+from extproc.shm.inflight import InFlight
+from extproc.shm.processes import ProcessTable
+from extproc.shm.segment import Segment
+from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.tasks import spawn
+
+logger = logging.getLogger(__name__)
+
+
+class ObserverProcess:
+    """The objects of one observer process, joined. The segment's fleet document must have no other writer."""
+
+    def __init__(self, *, settings: Settings, segment: Segment, config_file: Path, metric_dir: Path) -> None:
+        self._settings = settings
+        document, in_flight = FleetDocument(segment), InFlight(segment)
+        metrics = Metrics()
+        restored = read_fleet(document)
+        registry = FleetRegistry(settings=settings.fleet, restored=restored)
+        self._prober = HealthProber(
+            settings=settings.fleet,
+            metrics=metrics,
+            random=random.Random(),  # noqa: S311 - spreads probes, keeps no secret
+            on_result=lambda key, good: self._observer.take_result(key, good),  # noqa: PLW0108 - it is made below
+        )
+        self._observer = Observer(
+            registry=registry,
+            publisher=Publisher(
+                document=document,
+                endpoints=EndpointFile(path=Path(eds_file(settings))),
+                metrics=metrics,
+                before=registry.workers(),
+            ),
+            in_flight=in_flight.totals,
+            watch=self._prober.watch,
+            clock=monotonic,
+        )
+        self._source = FileSource(
+            path=config_file,
+            interval_secs=settings.fleet.reload_interval_secs,
+            load=load_workers,
+            metrics=metrics,
+        )
+        state = SharedState(
+            document=document,
+            in_flight=in_flight,
+            processes=ProcessTable(segment),
+            workers=self._observer.workers,
+        )
+        self._admin = AdminServer(
+            address=settings.admin.address,
+            state=state,
+            registry=service_registry(state=state, metric_dir=metric_dir),
+        )
+        if restored is None:
+            # Checked when the service started, so routers need not wait for the file to be read again.
+            self._observer.take_list(settings.workers)
+
+    async def run(self, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Observe until ``stop`` is set; calls ``ready`` once the fleet is published and the admin port is open.
+
+        Raises :class:`~extproc.errors.StartupError` when the admin port cannot be opened, and whatever ends one of the
+        tasks that must go on for ever: the process is then of no use and better replaced.
+        """
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._prober)
+            self._observer.publish()
+            address = await self._admin.start()
+            stack.push_async_callback(self._admin.close)
+            logger.info("Admin port on http://%s", address)
+            ready()
+            stopping = spawn(stop.wait(), name="stop")
+            tasks: set[asyncio.Task[bool]] = {
+                stopping,
+                spawn(self._observer.run(), name="observe", eternal=True),
+                spawn(self._source.watch(self._observer.take_list), name="discover", eternal=True),
+            }
+            try:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+
+
+def read_fleet(document: FleetDocument) -> Fleet | None:
+    """Return the fleet that a predecessor published, or None when there was none."""
+    found = document.read()
+    if found is None:
+        return None
+    try:
+        return msgspec.json.decode(found[1], type=Fleet)
+    except msgspec.DecodeError:
+        logger.exception("The published fleet cannot be read; starting from the configuration")
+        return None
