@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,28 +14,28 @@ from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
-_STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-Context = Any
-"""grpc.aio's ServicerContext; grpcio ships no types."""
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_INTERNAL = "internal error"
+_MAX_WAITING = 64
 
 
 class GrpcioStream:
     """Joins one handler to one RPC; to the handler it is the responder.
 
     :meth:`run` is the RPC: it ends when the handler has finished and everything is written, or is cancelled when the
-    peer cancels or the connection is lost. Replies wait in a queue that grows only by what handlers answer to messages
-    read, and nothing is read while the peer does not take the replies (``_MAX_WAITING``).
+    peer cancels or the connection is lost. Nothing is read while ``_MAX_WAITING`` replies wait for a peer that does not
+    take them, so what waits is bounded by what handlers answer to so many messages.
     """
 
-    def __init__(self, context: Context, opener: OpenStream) -> None:
+    def __init__(self, context: Any, *, process: bool) -> None:  # noqa: ANN401 - grpcio ships no types
         self._context = context
-        self._opener = opener
         self._handler: StreamHandler | None = None
         self._replies: deque[bytes] = deque()
         self._status: tuple[int, str] | None = None
-        self._wakeup = asyncio.Event()
-        self._written = asyncio.Event()
+        self._work = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self.process = process
 
     # From the handler
 
@@ -42,28 +43,84 @@ class GrpcioStream:
         """Send one message; see :class:`~extproc.server.base.Responder`."""
         if self._status is None:
             self._replies.append(message)
-            self._wakeup.set()
+            self._work.set()
+            if len(self._replies) >= _MAX_WAITING:
+                self._room.clear()
 
     def finish(self, status: int = 0, detail: str = "") -> None:
         """End the RPC; see :class:`~extproc.server.base.Responder`."""
         if self._status is None:
             self._status = (status, detail)
-            self._wakeup.set()
+            self._work.set()
+            self._room.set()
 
     # From the server
 
-    async def run(self) -> None:
+    async def run(self, opener: OpenStream) -> None:
         """Serve the RPC to its end."""
         reader: asyncio.Task[None] | None = None
         try:
-            self._open()
-            reader = spawn(self._read(), name="grpcio reader")
+            try:
+                self._handler = opener(self)
+            except Exception:
+                logger.exception("A stream handler could not be made")
+                self.finish(Status.INTERNAL, _INTERNAL)
+            else:
+                reader = spawn(self._read(self._handler), name="grpcio reader")
             await self._write()
         finally:
             if reader is not None:
                 reader.cancel()
             self._over()
-        assert self._status is not None, "writing ends with a status"
-        code, detail = self._status
-        if code:
-            await self._context.abort(_STATUS_CODES.get(code, grpc.StatusCode.UNKNOWN), detail)
+
+    def drain(self) -> None:
+        """The process is about to stop."""
+        if self._handler is not None and self._status is None:
+            self._guarded(self._handler.drain)
+
+    async def _read(self, handler: StreamHandler) -> None:
+        while self._status is None:
+            await self._room.wait()
+            message = await self._context.read()
+            if self._status is not None:
+                return
+            if message is grpc.aio.EOF:
+                self._guarded(handler.half_close)
+                return
+            try:
+                handler.receive(message)
+            except Exception:
+                logger.exception("A stream handler failed")
+                self.finish(Status.INTERNAL, _INTERNAL)
+
+    async def _write(self) -> None:
+        """Write what is sent until the handler has finished, then set the status that returning sends."""
+        while True:
+            self._work.clear()
+            while self._replies:
+                await self._context.write(self._replies.popleft())
+                self._room.set()
+            if self._status is not None:
+                break
+            await self._work.wait()
+        status, detail = self._status
+        self._context.set_code(_CODES.get(status, grpc.StatusCode.UNKNOWN))
+        self._context.set_details(detail)
+
+    def _over(self) -> None:
+        if self._status is None:
+            self._status = (Status.OK, "")
+        self._replies.clear()
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            try:
+                handler.closed()
+            except Exception:
+                logger.exception("A stream handler failed to close")
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            logger.exception("A stream handler failed")
+            self.finish(Status.INTERNAL, _INTERNAL)
