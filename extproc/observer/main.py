@@ -54,7 +54,7 @@ class ObserverProcess:
                 document=document,
                 endpoints=EndpointFile(path=Path(eds_file(settings))),
                 metrics=metrics,
-                before=registry.workers(),
+                before=None if restored is None else restored.workers,
             ),
             in_flight=in_flight.totals,
             watch=self._prober.watch,

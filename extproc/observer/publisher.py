@@ -36,13 +36,17 @@ class Publisher:
 
     Neither side's fault stops the other: it is logged and counted under ``extproc_fallbacks_total``
     (``endpoint_file``, ``fleet_document``), and :meth:`retry` is due while ``behind`` is set.
+
+    ``before`` is the fleet that routers know already, None when they know none.
     """
 
-    def __init__(self, *, document: Document, endpoints: Endpoints, metrics: Metrics, before: Sequence[Worker]) -> None:
+    def __init__(
+        self, *, document: Document, endpoints: Endpoints, metrics: Metrics, before: Sequence[Worker] | None
+    ) -> None:
         self._document = document
         self._endpoints = endpoints
         self._fallbacks = metrics.fallbacks
-        self._routers_know = tuple(before)
+        self._routers_know = None if before is None else tuple(before)
         self._wanted: tuple[Worker, ...] | None = None
         self.behind = False
 
@@ -57,10 +61,10 @@ class Publisher:
         workers = self._wanted
         assert workers is not None
         self.behind = False
-        self._write_endpoints((*self._routers_know, *workers))
+        self._write_endpoints((*(self._routers_know or ()), *workers))
         if workers != self._routers_know:
             self._publish_document(workers)
-        self._write_endpoints((*workers, *self._routers_know))
+        self._write_endpoints((*workers, *(self._routers_know or ())))
 
     def _publish_document(self, workers: tuple[Worker, ...]) -> None:
         try:

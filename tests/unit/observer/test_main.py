@@ -38,7 +38,7 @@ class Service:
         self.in_flight = InFlight(self.segment)
         self.view = FleetView(FleetDocument(self.segment))
         with socket.create_server(("127.0.0.1", 0)) as free:
-            self.admin = "127.0.0.1:{}".format(free.getsockname()[1])
+            self.admin = f"127.0.0.1:{free.getsockname()[1]}"
         self.settings = Settings(
             supervisor=SupervisorSettings(run_dir=str(directory)),
             admin=AdminSettings(address=self.admin),

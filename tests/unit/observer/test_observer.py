@@ -30,7 +30,9 @@ class Surroundings:
 
     def make_observer(self, *, restored: Fleet | None) -> Observer:
         registry = FleetRegistry(settings=FleetSettings(unhealthy_threshold=1), restored=restored)
-        publisher = Publisher(document=self, endpoints=self, metrics=Metrics(), before=registry.workers())
+        publisher = Publisher(
+            document=self, endpoints=self, metrics=Metrics(), before=None if restored is None else restored.workers
+        )
         return Observer(
             registry=registry,
             publisher=publisher,

@@ -42,7 +42,7 @@ class Audience:
 
 
 class Case:
-    def __init__(self, *before: Worker) -> None:
+    def __init__(self, before: tuple[Worker, ...] | None = None) -> None:
         self.audience = Audience()
         self.metrics = Metrics()
         self.publisher = Publisher(document=self.audience, endpoints=self.audience, metrics=self.metrics, before=before)
@@ -68,6 +68,11 @@ def test_envoy_learns_of_a_worker_before_the_routers_do() -> None:
 
 
 @pytest.mark.parametrize("closed", [worker(1, draining=True), worker(1, healthy=False)], ids=["draining", "unhealthy"])
+def test_an_empty_fleet_is_a_fleet() -> None:
+    case = Case()
+    assert case.publish() == [("routers", {})]
+
+
 def test_routers_stop_before_envoy_is_told(closed: Worker) -> None:
     case = Case()
     case.publish(worker(0), worker(1))
@@ -92,7 +97,7 @@ def test_what_opens_and_what_closes_at_once_goes_in_two_steps_to_envoy() -> None
 
 
 def test_a_restored_fleet_is_not_published_again_but_envoy_is_brought_up_to_it() -> None:
-    case = Case(worker(0))
+    case = Case((worker(0),))
     assert case.publish(worker(0)) == [("envoy", {"w0": "active"})]
     assert case.publish(worker(0)) == []
 
