@@ -68,11 +68,6 @@ def test_envoy_learns_of_a_worker_before_the_routers_do() -> None:
 
 
 @pytest.mark.parametrize("closed", [worker(1, draining=True), worker(1, healthy=False)], ids=["draining", "unhealthy"])
-def test_an_empty_fleet_is_a_fleet() -> None:
-    case = Case()
-    assert case.publish() == [("routers", {})]
-
-
 def test_routers_stop_before_envoy_is_told(closed: Worker) -> None:
     case = Case()
     case.publish(worker(0), worker(1))
@@ -94,6 +89,11 @@ def test_what_opens_and_what_closes_at_once_goes_in_two_steps_to_envoy() -> None
         ("routers", {"w0": "draining", "w1": "active"}),
         ("envoy", {"w0": "draining", "w1": "active"}),
     ]
+
+
+def test_an_empty_fleet_is_a_fleet() -> None:
+    case = Case()
+    assert case.publish() == [("routers", {})]
 
 
 def test_a_restored_fleet_is_not_published_again_but_envoy_is_brought_up_to_it() -> None:
