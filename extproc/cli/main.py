@@ -17,7 +17,9 @@ EXIT_BAD_CONFIGURATION = 2
 EXIT_CANNOT_START = 3
 EXIT_INTERRUPTED = 130
 
-COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
+Commands = Mapping[str, tuple[str, str]]
+
+COMMANDS: Commands = MappingProxyType(
     {
         "serve": ("extproc.cli.serve", "run the service"),
         "check": ("extproc.cli.check", "validate the configuration, and Envoy's bootstrap when Envoy is installed"),
@@ -28,7 +30,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Module and purpose of every subcommand; a module has ``add_arguments(parser)`` and ``run(arguments) -> int``."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, commands: Commands = COMMANDS) -> int:
     """Run the command line; ``argv`` is without the program's name.
 
     Raises ``SystemExit``, as argparse does, for wrong usage (2) and after help or the version (0).
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     # No option before the subcommand takes a value, so the first word that is no option is the subcommand.
     chosen = next((word for word in words if not word.startswith("-")), "")
-    parser, module = _parser(chosen)
+    parser, module = _parser(chosen, commands)
     arguments = parser.parse_args(words)
     if module is None:
         parser.error("a command is required")
@@ -53,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(code)
 
 
-def _parser(chosen: str) -> tuple[argparse.ArgumentParser, ModuleType | None]:
+def _parser(chosen: str, commands: Commands) -> tuple[argparse.ArgumentParser, ModuleType | None]:
     """Return the parser, complete for the chosen subcommand only, and that subcommand's module."""
     parser = argparse.ArgumentParser(
         prog="extproc", description="LLM-aware routing for Envoy: an external processor.", allow_abbrev=False
@@ -61,7 +63,7 @@ def _parser(chosen: str) -> tuple[argparse.ArgumentParser, ModuleType | None]:
     parser.add_argument("--version", action="version", version=f"extproc {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", title="commands")
     module = None
-    for name, (path, purpose) in COMMANDS.items():
+    for name, (path, purpose) in commands.items():
         subparser = subparsers.add_parser(name, help=purpose, allow_abbrev=False)
         if name == chosen:
             subparser.description = f"{purpose[0].upper()}{purpose[1:]}."

@@ -2,9 +2,20 @@
 
 import argparse
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 from extproc.cli.flags import add_configuration_flags, settings_from
 from extproc.config.check import find_warnings
+from extproc.config.settings import Settings
+
+
+class Serve(Protocol):
+    """What runs the service and returns its exit code."""
+
+    def __call__(self, settings: Settings, *, config_file: Path, reload: Callable[[], Settings]) -> int:
+        """Run until told to stop; ``reload`` reads the configuration again, with the same flags."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -12,11 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_configuration_flags(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Serve; returns the supervisor's exit code. Nothing is started when the configuration is bad."""
+def run(arguments: argparse.Namespace, *, serve: Serve | None = None) -> int:
+    """Serve, by default under the supervisor. Nothing is started when the configuration is bad."""
     settings = settings_from(arguments)
     for warning in find_warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)
+    return (serve or _supervisor())(settings, config_file=arguments.config, reload=lambda: settings_from(arguments))
+
+
+def _supervisor() -> Serve:
     from extproc.supervisor.supervisor import serve  # noqa: PLC0415 - only a good configuration pays for it
 
-    return serve(settings, config_file=arguments.config, reload=lambda: settings_from(arguments))
+    return serve

@@ -94,7 +94,7 @@ def _tls(settings: Settings) -> list[Fault]:
         if not text:
             faults.append(Fault(path, "is required with `server.tls: files`", ("server.tls",)))
         elif not (Path(text).is_file() and os.access(text, os.R_OK)):
-            faults.append(Fault(path, f"{shown(text)} is not a file that can be read", ("server.tls",)))
+            faults.append(Fault(path, f"{text!r} is not a file that can be read", ("server.tls",)))
     return faults
 
 

@@ -32,7 +32,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     """Return the known word that ``word`` is probably meant to be."""
     if len(word) > _LONGEST_SHOWN:
         return None
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.7)), None)
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1)), None)
 
 
 def did_you_mean(meant: str | None) -> str:

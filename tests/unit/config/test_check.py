@@ -1,0 +1,116 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from extproc.config.check import check_settings, find_faults, find_warnings
+from extproc.config.dataplane import EnvoySettings
+from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.policies import RoutingSettings
+from extproc.config.server import ServerSettings
+from extproc.config.settings import Settings
+from extproc.config.supervisor import SupervisorSettings
+from extproc.errors import ConfigurationError
+
+POLICIES = ("random", "round_robin")
+MIB = 1 << 20
+
+
+def faults_of(settings: Settings) -> list[str]:
+    return [str(fault) for fault in find_faults(settings, policies=POLICIES)]
+
+
+def test_the_defaults_are_good_and_raise_no_warning() -> None:
+    check_settings(Settings(), policies=POLICIES)
+    assert find_warnings(Settings()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        (
+            Settings(server=ServerSettings(max_body_bytes=33 * MIB)),
+            "server.max_message_bytes: must be at least 34,668,544: `server.max_body_bytes` and 65,536 for headers",
+        ),
+        (
+            Settings(envoy=EnvoySettings(message_timeout_secs=3.9)),
+            "envoy.message_timeout_secs: must be at least 4: 2 times `server.decision_timeout_secs`",
+        ),
+        (
+            Settings(supervisor=SupervisorSettings(heartbeat_interval_secs=6)),
+            "supervisor.heartbeat_timeout_secs: must be at least twice `supervisor.heartbeat_interval_secs`",
+        ),
+        (
+            Settings(supervisor=SupervisorSettings(restart_backoff_secs=6)),
+            "supervisor.restart_backoff_max_secs: must not be less than `supervisor.restart_backoff_secs`",
+        ),
+        (
+            Settings(supervisor=SupervisorSettings(run_dir="/run/{index}")),
+            "supervisor.run_dir: must be an absolute path without braces; is '/run/{index}'",
+        ),
+        (
+            Settings(envoy=EnvoySettings(eds_file="eds.json")),
+            "envoy.eds_file: must be an absolute path; is 'eds.json'",
+        ),
+        (
+            Settings(envoy=EnvoySettings(eds_file="{run_dir}/{index}")),
+            "envoy.eds_file: knows only `{run_dir}` in braces",
+        ),
+        (
+            Settings(routing=RoutingSettings(policy="random_")),
+            "routing.policy: unknown policy 'random_', known are `random`, `round_robin` - did you mean `random`?",
+        ),
+        (
+            Settings(fleet=FleetSettings(health_path="health")),
+            "fleet.health_path: must be a path that starts with `/`; is 'health'",
+        ),
+        (
+            Settings(fleet=FleetSettings(health_path="/a b")),
+            "fleet.health_path: must be a path that starts with `/`; is '/a b'",
+        ),
+    ],
+)
+def test_says_what_does_not_fit_together(settings: Settings, fault: str) -> None:
+    assert faults_of(settings) == [fault]
+
+
+def test_values_at_the_limit_are_good() -> None:
+    settings = Settings(
+        server=ServerSettings(max_body_bytes=33 * MIB - 65536, decision_timeout_secs=5),
+        supervisor=SupervisorSettings(heartbeat_interval_secs=5, restart_backoff_secs=5),
+    )
+    assert faults_of(settings) == []
+
+
+def test_tls_files_must_be_there_when_they_are_used(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    server = ServerSettings(tls="files", shared_address="127.0.0.1:9002", tls_private_key_file=str(key))
+    assert faults_of(Settings(server=server)) == [
+        "server.tls_certificate_file: is required with `server.tls: files`",
+        f"server.tls_private_key_file: '{key}' is not a file that can be read",
+    ]
+    certificate.write_text("")
+    key.write_text("")
+    assert faults_of(Settings(server=replace(server, tls_certificate_file=str(certificate)))) == []
+
+
+def test_warns_of_what_is_allowed_and_likely_wrong() -> None:
+    settings = Settings(
+        envoy=EnvoySettings(upstream_idle_timeout_secs=5),
+        server=ServerSettings(tls="self_signed", tls_private_key_file="/key.pem"),
+    )
+    assert find_warnings(settings) == [
+        "envoy.upstream_idle_timeout_secs: vLLM closes idle connections after 5 s; Envoy must close them earlier",
+        "server.tls_private_key_file: is not used while `server.tls` is `self_signed`",
+        "server.tls: has no effect: all endpoints are unix sockets",
+    ]
+
+
+def test_reports_groups_and_workers_together() -> None:
+    settings = Settings(routing=RoutingSettings(policy="x"), workers=(WorkerSpec(), WorkerSpec(address="1.2.3.4:5")))
+    with pytest.raises(ConfigurationError) as caught:
+        check_settings(settings, policies=POLICIES)
+    assert caught.value.faults == [
+        "routing.policy: unknown policy 'x', known are `random`, `round_robin`",
+        "workers[0].address: is required: `IP:PORT`",
+    ]
