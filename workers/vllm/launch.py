@@ -1,7 +1,7 @@
 """Starts one vLLM server on CPU, on loopback: ``python -m workers.vllm.launch --model DIR --port PORT``.
 
-The process becomes ``vllm serve``: its id is the server's, and SIGTERM to it ends all of the server's processes. SIGKILL
-has to be sent to its process group, because the engine's processes outlive the one that is killed.
+The process becomes ``vllm serve``: its id is the server's, and SIGTERM to it ends all of the server's processes.
+SIGKILL has to be sent to its process group, because the engine's processes outlive the one that is killed.
 
 The server is ready when ``GET /health`` answers 200, after half a minute, nearly all of it Python imports. It is sized
 so that two with the model of :mod:`workers.vllm.tiny_model` fit a small machine: 1.4 GB and one thread each, at low
