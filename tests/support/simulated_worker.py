@@ -6,6 +6,7 @@ test runs those through ``asyncio.to_thread``.
 
 import http.client
 import json
+import os
 import selectors
 import signal
 import subprocess
@@ -16,7 +17,9 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import IO, Any, Self
 
-POLL_SECS = 0.01
+from tests.support.processes import environment, wait_until
+
+MAX_LOG_BYTES = 1 << 20
 
 
 class SimulatedWorker:
@@ -27,6 +30,7 @@ class SimulatedWorker:
         self.host = host
         self.port = port
         self._log = log
+        self._last_log = ""
 
     @classmethod
     def start(cls, *flags: str, port: int = 0, deadline_secs: float = 30.0) -> Self:
@@ -36,7 +40,10 @@ class SimulatedWorker:
         """
         log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
         process = subprocess.Popen(
-            [sys.executable, "-m", "workers.simulated", "--port", str(port), *flags], stdout=subprocess.PIPE, stderr=log
+            [sys.executable, "-m", "workers.simulated", "--port", str(port), *flags],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment(),
         )
         deadline = time.monotonic() + deadline_secs
         ready = _read_line(process, deadline)
@@ -96,11 +103,11 @@ class SimulatedWorker:
 
     def wait_healthy(self, *, deadline_secs: float = 30.0) -> None:
         """Wait until `GET /health` answers 200."""
-        _wait_until(self._healthy, deadline_secs, what=f"{self.address} to be healthy")
+        wait_until(self._healthy, deadline_secs=deadline_secs, why=f"{self.address} healthy")
 
     def wait_for_requests(self, condition: Callable[[dict[str, Any]], bool], *, deadline_secs: float = 30.0) -> None:
         """Wait until ``condition`` holds for ``requests()``."""
-        _wait_until(lambda: condition(self.requests()), deadline_secs, what=f"the requests of {self.address}")
+        wait_until(lambda: condition(self.requests()), deadline_secs=deadline_secs, why=lambda: str(self.requests()))
 
     def pause(self) -> None:
         """Freeze the whole process: connections are accepted by the kernel and nothing, health included, answers."""
@@ -125,17 +132,19 @@ class SimulatedWorker:
         return self._reap()
 
     def log(self) -> str:
-        """What it wrote to its standard error; empty once it has ended."""
+        """What it wrote to its standard error, readable also after its end."""
         if self._log.closed:
-            return ""
-        self._log.seek(0)
-        return self._log.read().decode()
+            return self._last_log
+        # Not by seeking: the worker writes at the same offset.
+        return os.pread(self._log.fileno(), MAX_LOG_BYTES, 0).decode(errors="replace")
 
-    def call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    def call(
+        self, method: str, path: str, body: bytes | None = None, *, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Send one request on a connection of its own and return status and body."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=30)
         try:
-            connection.request(method, path, body=body)
+            connection.request(method, path, body=body, headers=headers or {})
             response = connection.getresponse()
             return response.status, response.read()
         finally:
@@ -152,6 +161,7 @@ class SimulatedWorker:
         status = self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        self._last_log = self.log()
         self._log.close()
         return status
 
@@ -164,10 +174,3 @@ def _read_line(process: "subprocess.Popen[bytes]", deadline: float) -> str:
         if not selector.select(max(0.0, deadline - time.monotonic())):
             return ""
     return process.stdout.readline().decode()
-
-
-def _wait_until(condition: Callable[[], bool], deadline_secs: float, *, what: str) -> None:
-    deadline = time.monotonic() + deadline_secs
-    while not condition():
-        assert time.monotonic() < deadline, f"gave up waiting for {what}"
-        time.sleep(POLL_SECS)

@@ -27,6 +27,11 @@ def body_too_large(limit: int) -> ApiError:
     return ApiError(413, "BadRequestError", f"The body is larger than {limit} bytes.")
 
 
+def internal() -> ApiError:
+    """A fault of our own."""
+    return ApiError(500, "InternalServerError", "Internal server error.")
+
+
 def deliberate(status: int) -> ApiError:
     """The error that the worker was told to answer."""
     return ApiError(status, "InternalServerError", "This worker was told to fail.")

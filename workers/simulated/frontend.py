@@ -4,6 +4,7 @@ Built on aiohttp's low-level server rather than on its applications: the routes 
 more than the answer.
 """
 
+import logging
 import socket
 import struct
 import time
@@ -13,13 +14,15 @@ from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from workers.simulated.api.registry import pooled_apis, text_apis
-from workers.simulated.errors import ApiError, deliberate
+from workers.simulated.errors import ApiError, deliberate, internal
 from workers.simulated.faults import Faults
 from workers.simulated.generation import Generation
 from workers.simulated.ledger import Entry, Ledger
 from workers.simulated.operations import Operations
 from workers.simulated.replies import Replies, read_body
 from workers.simulated.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _LINGER_ZERO = struct.pack("ii", 1, 0)
 
@@ -58,6 +61,9 @@ class Frontend:
         except ConnectionError:
             # The client has gone; aiohttp wants an answer to throw away.
             return web.Response()
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path)
+            return self._replies.error(request, internal())
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request that the ledger counts and that misbehaviour concerns."""

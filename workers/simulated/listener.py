@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -48,6 +49,8 @@ class Listener:
             handler_cancellation=True,
             keepalive_timeout=self._keep_alive_secs,
             access_log=None,
+            # It would write what it could not parse, which may be part of a prompt.
+            logger=logging.Logger("aiohttp", logging.CRITICAL),  # noqa: LOG001 - a registered one is shared state
             auto_decompress=False,
         )
 

@@ -3,7 +3,7 @@
 import msgspec
 from aiohttp import web
 
-from workers.simulated.errors import ApiError, bad_request, body_too_large
+from workers.simulated.errors import ApiError, body_too_large
 
 _JSON = "application/json"
 
@@ -62,12 +62,9 @@ async def read_body(request: web.BaseRequest, *, limit: int) -> bytes:
         request.writer.output_size = 0
     chunks: list[bytes] = []
     size = 0
-    try:
-        async for chunk in request.content.iter_any():
-            size += len(chunk)
-            if size > limit:
-                raise body_too_large(limit)
-            chunks.append(chunk)
-    except web.RequestPayloadError as error:
-        raise bad_request("The body's transfer encoding is broken.") from error
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            raise body_too_large(limit)
+        chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
