@@ -12,9 +12,9 @@ class ProcessStatus:
     """One process of the service at one moment.
 
     ``slot`` is its row in the process table; ``index`` passes on to the process that replaces it. ``state`` is what the
-    process last said of itself, ``ready`` whether it is at its work. ``heartbeat_age_secs`` is
-    the time since its event loop last ran its heartbeat. ``streams_active`` and ``streams_total`` are ext_proc streams
-    open now and opened since it started; ``fleet_generation`` is the fleet it works with.
+    process last said of itself, ``ready`` whether it is at its work. ``heartbeat_age_secs`` is the time since its event
+    loop last ran. ``streams_active`` and ``streams_total`` are ext_proc streams open now and opened since it started;
+    ``fleet_generation`` is the fleet it works with.
     """
 
     role: str

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -9,6 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 import msgspec
+import uvloop
 
 from extproc.admin.app import AdminServer
 from extproc.admin.metrics import service_registry
@@ -27,6 +29,8 @@ from extproc.shm.fleet import FleetDocument
 from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessTable
 from extproc.shm.segment import Segment
+from extproc.supervisor.boot import ChildBoot
+from extproc.supervisor.lifecycle import ChildLifecycle
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tasks import spawn
 
@@ -109,6 +113,24 @@ class ObserverProcess:
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
+
+
+def run(boot: ChildBoot) -> int:
+    """Run an observer until it is told to stop; returns the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_observe(boot))
+
+
+async def _observe(boot: ChildBoot) -> int:
+    async with ChildLifecycle(boot) as life:
+        process = ObserverProcess(
+            settings=boot.settings,
+            segment=life.segment,
+            config_file=boot.config_file,
+            metric_dir=Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]),
+        )
+        await process.run(stop=life.stop, ready=life.ready)
+    return 0
 
 
 def read_fleet(document: FleetDocument) -> Fleet | None:
