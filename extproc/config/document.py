@@ -16,6 +16,7 @@ from extproc.config.fault import bare
 
 MAX_FILE_BYTES = 1 << 20
 MAX_DEPTH = 16
+MAX_VALUES = 100_000
 MAX_FAULTS = 32
 
 _TAG = "tag:yaml.org,2002:"
@@ -59,12 +60,15 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.faults: list[str] = []
         self._depth = 0
+        self._values = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 - as the base class has it
-        """Refuse nesting that would end in a stack overflow."""
+        """Refuse nesting that would end in a stack overflow, and more values than any fleet needs."""
         self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, "nested too deeply", parent.start_mark)
+        self._values += 1
+        if self._depth > MAX_DEPTH or self._values > MAX_VALUES:
+            problem = "nested too deeply" if self._depth > MAX_DEPTH else f"more than {MAX_VALUES:,} values"
+            raise yaml.composer.ComposerError(None, None, problem, parent.start_mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.config.document import MAX_FAULTS, MAX_FILE_BYTES, parse_document, read_document
+from extproc.config.document import MAX_FAULTS, MAX_FILE_BYTES, MAX_VALUES, parse_document, read_document
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,12 @@ def test_stops_at_a_bounded_number_of_faults() -> None:
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "\ufeff"])
 def test_an_empty_file_is_an_empty_mapping(text: str) -> None:
     assert parse_document(text) == ({}, [])
+
+
+def test_stops_at_a_bounded_number_of_values() -> None:
+    """The observer reads the file again while it runs, and a megabyte of brackets takes many seconds."""
+    document, faults = parse_document(f"a: [{'[],' * MAX_VALUES}]")
+    assert (document, faults) == ({}, ["line 1, column 4: more than 100,000 values"])
 
 
 def test_reads_a_file_and_names_it_in_its_faults(tmp_path: Path) -> None:
