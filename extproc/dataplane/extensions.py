@@ -12,7 +12,7 @@ PREVIOUS_HOSTS = "envoy.retry_host_predicates.previous_hosts"
 HOST_SELECTION_ATTEMPTS = 64
 """Picks, within one retry, until one is a host that was not tried.
 
-A dead host has the fewest requests, so least-request balancing likes it: with Envoy's one pick most retries return to it.
+A dead host has the fewest requests, so least-request balancing likes it: with one pick most retries return to it.
 """
 
 DESTINATION = "x-gateway-destination-endpoint"

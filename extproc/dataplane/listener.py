@@ -32,6 +32,9 @@ CONNECTION_BUFFER_BYTES = MIB
 
 CLIENT_IDLE_SECS = 3600.0
 REQUEST_HEADERS_SECS = 10.0
+REQUEST_SECS = 300.0
+"""Time for a client to send its whole request, which Envoy holds in memory; the answer may take as long as it likes."""
+
 MAX_REQUEST_HEADERS_KIB = 60
 STREAMS_PER_CLIENT_CONNECTION = 1024
 STREAM_WINDOW_BYTES = 64 * KIB
@@ -73,6 +76,7 @@ def _connection_manager(settings: Settings) -> HttpConnectionManager:
             initial_connection_window_size=CONNECTION_WINDOW_BYTES,
         ),
         max_request_headers_kb=MAX_REQUEST_HEADERS_KIB,
+        request_timeout=seconds(REQUEST_SECS),
         request_headers_timeout=seconds(REQUEST_HEADERS_SECS),
         stream_idle_timeout=seconds(settings.envoy.stream_idle_timeout_secs),
     )

@@ -46,13 +46,14 @@ FALLBACK_CLUSTER = "workers_fallback"
 
 
 def override_host_cluster(envoy: EnvoySettings, eds_file: str) -> Cluster:
-    """Return the cluster that walks the router's ordered list."""
+    """Return the cluster that walks the router's ordered list.
+
+    The list is read from the metadata, which no client can set, and from there only: Envoy joins several sources to one
+    list and would try every worker twice before it balances by itself.
+    """
     cluster = _eds_cluster(WORKER_CLUSTER, envoy, eds_file)
     policy = OverrideHost(
-        override_host_sources=[
-            OverrideHostOverrideHostSource(metadata=_metadata_key(DESTINATION)),
-            OverrideHostOverrideHostSource(header=DESTINATION),
-        ],
+        override_host_sources=[OverrideHostOverrideHostSource(metadata=_metadata_key(DESTINATION))],
         selected_host_key=_metadata_key(f"{DESTINATION}-served"),
         fallback_policy=_least_request(),
     )

@@ -51,8 +51,8 @@ async def validate(bootstrap: str, *, directory: Path) -> str:
 class EnvoyProcess:
     """One Envoy; several run side by side because each takes its own base id.
 
-    ``listen`` and ``admin`` are the ports that the bootstrap names. It is asynchronous because Envoy waits for the first
-    health check of its clusters: servers in the test's event loop must be able to answer meanwhile.
+    ``listen`` and ``admin`` are the ports that the bootstrap names. It is asynchronous because Envoy waits for the
+    first health check of its clusters: servers in the test's event loop must be able to answer meanwhile.
     """
 
     def __init__(self, *, bootstrap: str, listen: int, admin: int, directory: Path, concurrency: int = 1) -> None:

@@ -11,7 +11,7 @@ import aiohttp
 import grpc
 
 from extproc.config.dataplane import EnvoySettings
-from extproc.config.endpoints import eds_file, router_address
+from extproc.config.endpoints import eds_file, router_addresses
 from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.settings import Settings
@@ -107,17 +107,16 @@ async def stage(
     async with AsyncExitStack() as stack:
         running = [await stack.enter_async_context(EchoWorker()) for _ in range(workers)]
         routers = [
-            await stack.enter_async_context(TinyExtProc(address=router_address(settings, index), credentials=credentials))
-            for index in range(processors)
+            await stack.enter_async_context(TinyExtProc(address=address, credentials=credentials))
+            for address in router_addresses(settings)[:processors]
         ]
         endpoints = EndpointFile(path=Path(eds_file(settings)))
         endpoints.write(listed(running))
-        listen, admin = (int(a.rpartition(":")[2]) for a in (settings.envoy.listen_address, settings.envoy.admin_address))
         envoy = await stack.enter_async_context(
             EnvoyProcess(
                 bootstrap=edit(bootstrap_yaml(settings)),
-                listen=listen,
-                admin=admin,
+                listen=_port(settings.envoy.listen_address),
+                admin=_port(settings.envoy.admin_address),
                 directory=Path(settings.supervisor.run_dir),
             )
         )
@@ -130,5 +129,9 @@ async def stage(
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for something that happens in another process. Raises ``TimeoutError`` after ten seconds."""
     async with asyncio.timeout(DEADLINE_SECS):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110 - another process changes; there is no event
             await asyncio.sleep(POLL_SECS)
+
+
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2])
