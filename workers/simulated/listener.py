@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from aiohttp import web
 
 BACKLOG = 4096
+MAX_LINE_BYTES = 1 << 16
 _SHUTDOWN_SECS = 0.1
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -52,6 +53,8 @@ class Listener:
             # It would write what it could not parse, which may be part of a prompt.
             logger=logging.Logger("aiohttp", logging.CRITICAL),  # noqa: LOG001 - a registered one is shared state
             auto_decompress=False,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_LINE_BYTES,
         )
 
     async def open(self) -> None:

@@ -61,7 +61,7 @@ class Operations:
         handler = self._routes[request.path].get(request.method)
         if handler is None:
             return self._replies.detail(request, 405, "Method Not Allowed")
-        if request.path.startswith("/sim/") and not _from_loopback(request):
+        if request.path.startswith("/sim/") and not from_loopback(request):
             return self._replies.detail(request, 403, "Only from the worker's own machine")
         return await handler(request)
 
@@ -93,5 +93,6 @@ class Operations:
         return self._replies.empty(request, status=204)
 
 
-def _from_loopback(request: web.BaseRequest) -> bool:
+def from_loopback(request: web.BaseRequest) -> bool:
+    """Whether the connection comes from the worker's own machine."""
     return request.remote is not None and ipaddress.ip_address(request.remote).is_loopback

@@ -93,6 +93,14 @@ def test_echo_can_end_in_a_trailer(worker: SimulatedWorker) -> None:
     assert answer.count(b"\r\n0\r\n") == 1
 
 
+def test_long_headers_arrive(worker: SimulatedWorker) -> None:
+    """Longer than the 8 KB at which many servers stop."""
+    status, answer = worker.call("GET", "/echo", headers={"x-long": "v" * 40_000})
+
+    assert status == 200
+    assert ["x-long", "v" * 40_000] in json.loads(answer)["headers"]
+
+
 def test_a_client_that_expects_100_continue_gets_it_before_the_answer(worker: SimulatedWorker) -> None:
     with socket.create_connection((worker.host, worker.port), timeout=30) as connection:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: w\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"

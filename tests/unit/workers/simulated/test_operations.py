@@ -1,11 +1,14 @@
 """Health, load, metrics and the paths that steer a worker."""
 
 import json
+from unittest.mock import Mock
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.simulated_worker import SimulatedWorker
+from workers.simulated.operations import from_loopback
 
 COMPLETION = b'{"model":"tiny","prompt":"abcdefgh","max_tokens":3}'
 
@@ -103,6 +106,15 @@ def test_an_unusable_behaviour_is_refused_and_changes_nothing(worker: SimulatedW
 
     assert worker.call("POST", "/sim/behaviour", json.dumps(behaviour).encode())[0] == 400
     assert worker.call("GET", "/health")[0] == 503
+
+
+@pytest.mark.parametrize(("peer", "loopback"), [("127.0.0.1", True), ("::1", True), ("192.0.2.7", False)])
+async def test_only_the_own_machine_may_steer(peer: str, *, loopback: bool) -> None:
+    transport = Mock()
+    transport.get_extra_info.return_value = (peer, 40_000)
+    request = make_mocked_request("POST", "/sim/behaviour", transport=transport)
+
+    assert from_loopback(request) == loopback
 
 
 def test_steering_needs_the_right_method(worker: SimulatedWorker) -> None:
