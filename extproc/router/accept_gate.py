@@ -8,7 +8,7 @@ Recent streams count because a short request is gone before the next connection 
 ``FADE_SECS``, so a replaced router does not take every connection until its total has caught up.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 FADE_SECS = 1.0
@@ -29,7 +29,7 @@ class AcceptGate:
     ``peers`` gives the rows of all routers that accept now, this one included.
     """
 
-    def __init__(self, row: LoadRow, peers: Iterable[LoadRow]) -> None:
+    def __init__(self, row: LoadRow, peers: Callable[[], Iterable[LoadRow]]) -> None:
         self._row = row
         self._peers = peers
         self._recent = 0.0
@@ -59,7 +59,7 @@ class AcceptGate:
     def accept_delay_secs(self) -> float:
         """How long to leave a waiting connection to less loaded routers; 0 when there is none."""
         mine = self._row.shared_streams
-        return RANK_DELAY_SECS * sum(1 for peer in self._peers if peer.shared_streams < mine)
+        return RANK_DELAY_SECS * sum(1 for peer in self._peers() if peer.shared_streams < mine)
 
     def _publish(self) -> None:
         self._row.shared_streams = self._active + int(self._recent)

@@ -1,15 +1,13 @@
 """How many streams this process serves, for whoever looks at its row of the process table."""
 
-from extproc.router.accept_gate import AcceptGate
 from extproc.shm.processes import ProcessRow
 
 
 class StreamMeter:
-    """Shows the streams of this process in its row, and tells the gate that weighs it against others."""
+    """Shows the streams of this process in its row."""
 
-    def __init__(self, row: ProcessRow, gate: AcceptGate) -> None:
+    def __init__(self, row: ProcessRow) -> None:
         self._row = row
-        self._gate = gate
         self._total = 0
 
     def stream_opened(self, active: int) -> None:
@@ -17,9 +15,7 @@ class StreamMeter:
         self._total += 1
         self._row.total_streams = self._total
         self._row.active_streams = active
-        self._gate.stream_opened()
 
     def stream_closed(self, active: int) -> None:
-        """A stream has ended."""
+        """A stream has ended; ``active`` are open now."""
         self._row.active_streams = active
-        self._gate.stream_closed()

@@ -11,7 +11,7 @@ class Row:
 
 def gates(count: int) -> list[AcceptGate]:
     rows = [Row() for _ in range(count)]
-    return [AcceptGate(row, rows) for row in rows]
+    return [AcceptGate(row, lambda: rows) for row in rows]
 
 
 def winner(routers: list[AcceptGate], rng: random.Random) -> AcceptGate:

@@ -30,8 +30,8 @@ class Published:
         self.generation += 1
         self._document = msgspec.json.encode(Fleet(workers=workers))
 
-    def read(self) -> bytes:
-        return self._document
+    def read(self) -> tuple[int, bytes]:
+        return self.generation, self._document
 
 
 class ReadsBodies(RoundRobin):

@@ -1,0 +1,122 @@
+"""A router process: builds its objects, serves until it is told to stop, drains."""
+
+import asyncio
+import random
+import socket
+
+import uvloop
+
+from extproc.config.endpoints import router_address
+from extproc.errors import StartupError
+from extproc.fleet.view import FleetView
+from extproc.policies.base import PolicyContext
+from extproc.policies.registry import POLICIES
+from extproc.router.accept_gate import AcceptGate
+from extproc.router.handler import ProcessService
+from extproc.router.meter import StreamMeter
+from extproc.routing.director import Director
+from extproc.server.base import Listener, Server
+from extproc.server.grpc_health import HealthBoard
+from extproc.server.transports import server_class
+from extproc.shm.counters import SharedCounter
+from extproc.shm.fleet import FleetDocument
+from extproc.shm.inflight import InFlight
+from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
+from extproc.shm.segment import Segment
+from extproc.supervisor.boot import EXIT_CLEAN, ChildBoot
+from extproc.supervisor.lifecycle import ChildLifecycle
+from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.tasks import spawn
+
+ROUND_ROBIN_COUNTER = 0
+FLEET_POLL_SECS = 0.01
+HOUSEKEEPING_SECS = 0.25
+
+
+class Router:
+    """The objects of one router process, joined."""
+
+    def __init__(self, boot: ChildBoot, segment: Segment) -> None:
+        settings = self.settings = boot.settings
+        self._table = ProcessTable(segment)
+        self.row = self._table.row(boot.slot)
+        self.metrics = Metrics()
+        self.fleet = FleetView(
+            FleetDocument(segment), on_unreadable=self.metrics.fallbacks.labels("fleet_unreadable").inc
+        )
+        self.gate = AcceptGate(self.row, self._accepting_routers)
+        self.health = HealthBoard()
+        director = Director(
+            fleet=self.fleet,
+            policy=POLICIES[settings.routing.policy](
+                PolicyContext(
+                    max_endpoints=settings.routing.max_endpoints,
+                    rng=random.Random(),  # noqa: S311 - spreads load, keeps no secret
+                    turns=SharedCounter(segment, counter=ROUND_ROBIN_COUNTER, process_slot=boot.slot),
+                )
+            ),
+            in_flight=InFlight(segment).column(boot.slot),
+            metrics=self.metrics,
+            single_endpoint=settings.routing.destination == "single",
+        )
+        self.service = ProcessService(
+            decider=director,
+            server=settings.server,
+            routing=settings.routing,
+            metrics=self.metrics,
+            meter=StreamMeter(self.row),
+        )
+        self.server = self._make_server(boot)
+
+    def _make_server(self, boot: ChildBoot) -> Server:
+        settings = self.settings.server
+        listeners = [Listener(router_address(self.settings, boot.index))]
+        if settings.shared_address:
+            listeners.append(Listener(settings.shared_address, shared=True))
+        shared = None if boot.shared_socket_fd is None else socket.socket(fileno=boot.shared_socket_fd)
+        return server_class(settings.transport)(
+            settings=settings,
+            listeners=listeners,
+            open_stream=self.service.open_stream,
+            health=self.health,
+            on_connection_closed=lambda reason: self.metrics.connections_closed.labels(reason).inc(),
+            shared_socket=shared,
+            load=self.gate,
+        )
+
+    def _accepting_routers(self) -> list[ProcessRow]:
+        return [row for row in self._table.rows() if row.role is Role.ROUTER and row.state is ProcessState.READY]
+
+    async def keep_house(self) -> None:
+        """Look after what must go on without requests: the fleet that is seen, the load that fades."""
+        while True:
+            self.fleet.refresh()
+            self.row.fleet_generation = self.fleet.generation
+            self.gate.fade(HOUSEKEEPING_SECS)
+            await asyncio.sleep(HOUSEKEEPING_SECS)
+
+
+def run(boot: ChildBoot) -> int:
+    """Run a router until it is told to stop; returns the exit code."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(boot))
+
+
+async def _serve(boot: ChildBoot) -> int:
+    async with ChildLifecycle(boot) as life:
+        router = Router(boot, life.segment)
+        try:
+            await router.server.start()
+        except OSError as error:
+            raise StartupError(f"the ext_proc server cannot listen: {error}") from error
+        while not router.fleet.synced and not life.stop.is_set():
+            router.fleet.refresh()
+            await asyncio.sleep(FLEET_POLL_SECS)
+        housekeeping = spawn(router.keep_house(), name="housekeeping", eternal=True)
+        router.health.set_ready(True)
+        life.ready()
+        await life.stop.wait()
+        router.health.set_ready(False)
+        await router.server.drain(router.settings.server.drain_timeout_secs)
+        housekeeping.cancel()
+    return EXIT_CLEAN
