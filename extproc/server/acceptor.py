@@ -18,7 +18,8 @@ class Acceptor:
     """Watches one listening socket and hands every connection to ``take``, non-blocking.
 
     ``delay_secs`` is asked before each; as long as it says more than 0 the connection is left to other processes that
-    watch the same socket, and tried again after that time.
+    watch the same socket, and tried again after that time. ``exclusive`` says that no other process does: nobody but us
+    can then take what is waiting when we stop.
     """
 
     def __init__(
@@ -26,10 +27,12 @@ class Acceptor:
         *,
         listening: socket.socket,
         take: Callable[[socket.socket], None],
+        exclusive: bool,
         delay_secs: Callable[[], float] | None = None,
     ) -> None:
         self._listening = listening
         self._take = take
+        self._exclusive = exclusive
         self._delay_secs = delay_secs
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -37,18 +40,13 @@ class Acceptor:
         self._loop.add_reader(listening, self._on_readable)
 
     def stop(self) -> None:
-        """Watch no more. The socket stays open."""
-        if self._stopped:
-            return
+        """Watch no more, once. The socket stays open, but nothing of ours waits in it: closing it would reset that."""
         self._stopped = True
         if self._timer is None:
             self._loop.remove_reader(self._listening)
         else:
             self._timer.cancel()
-
-    def take_waiting(self) -> None:
-        """Take all that have connected: closing the socket would reset them."""
-        while self._accept():
+        while self._exclusive and self._accept():
             pass
 
     def _on_readable(self) -> None:

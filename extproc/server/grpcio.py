@@ -9,6 +9,7 @@ It behaves as the native transport does as far as grpc.aio lets it. What it cann
 * Say that a connection was closed, or why: ``on_connection_closed`` is never called. The limits on connections,
   handshakes and silent peers hold, by options of the library. Floods of pings are judged by the time between two of
   them; floods of resets by the library's own rules. A surplus connection is closed by the library.
+* Tell a cancelled RPC from a half closed one at once: half closes are passed on some milliseconds late.
 * Bound what a handler sends to a peer that does not read by bytes: it stops reading from it instead.
 """
 

@@ -87,6 +87,7 @@ class NativeServer:
                 Acceptor(
                     listening=listening.socket,
                     take=partial(self._take, shared=listener.shared, tls=tls),
+                    exclusive=listening.socket is not self._shared_socket,
                     delay_secs=self._load.accept_delay_secs if listener.shared and self._load is not None else None,
                 )
             )
@@ -167,10 +168,8 @@ class NativeServer:
                 traffic.connection_lost(connection)
 
     def _stop_listening(self) -> None:
-        for listener, acceptor in zip(self._listeners, self._acceptors, strict=True):
+        for acceptor in self._acceptors:
             acceptor.stop()
-            if not (listener.shared and self._shared_socket is not None):
-                acceptor.take_waiting()
         self._acceptors.clear()
         self._close_listening()
 
