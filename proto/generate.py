@@ -22,6 +22,7 @@ def generate(output: Path) -> None:
             f"--proto_path={SOURCE}",
             f"--proto_path={well_known_types}",
             f"--python_out={output}",
+            f"--plugin=protoc-gen-mypy={Path(sys.executable).with_name('protoc-gen-mypy')}",
             f"--mypy_out={output}",
             *(str(path) for path in sorted(SOURCE.glob("*.proto"))),
         ]
