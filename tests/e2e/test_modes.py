@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+import io
 import json
 from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+import pytest_asyncio
 
 from tests.support.deployment import Deployment, data_plane, deployment, processing_mode
 from tests.support.envoy import EnvoyProcess
@@ -52,32 +54,34 @@ SIZES = [0, 1, 30, 62_000, 62_001, 500_000, 2_000_000, 6_000_000]
 CHAT_SIZES = [size for size in SIZES if size > 1000]
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def deployed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
     async with deployment(tmp_path_factory.mktemp("modes")) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=MODES)
 async def envoy(request: pytest.FixtureRequest, deployed: Deployment) -> AsyncIterator[EnvoyProcess]:
     async with data_plane(deployed.service, edit=processing_mode(**MODES[request.param])) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=READS_BODIES)
+@pytest_asyncio.fixture(loop_scope="module", scope="module", params=READS_BODIES)
 async def reading_envoy(request: pytest.FixtureRequest, deployed: Deployment) -> AsyncIterator[EnvoyProcess]:
     async with data_plane(deployed.service, edit=processing_mode(**MODES[request.param])) as running:
         yield running
 
 
-@pytest.fixture(scope="module", params=[mode for mode in READS_BODIES if mode != "buffered_both"])
+@pytest_asyncio.fixture(
+    loop_scope="module", scope="module", params=[mode for mode in READS_BODIES if mode != "buffered_both"]
+)
 async def streaming_envoy(request: pytest.FixtureRequest, deployed: Deployment) -> AsyncIterator[EnvoyProcess]:
     """Every mode in which Envoy itself passes an answer on as it comes."""
     async with data_plane(deployed.service, edit=processing_mode(**MODES[request.param])) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield session
@@ -96,8 +100,8 @@ def chat_body(size: int) -> bytes:
 
 
 def expect_echo(echo: dict[str, object], body: bytes) -> None:
-    assert echo["length"] == len(body)
-    assert echo["sha256"] == hashlib.sha256(body).hexdigest()
+    assert echo["body_bytes"] == len(body)
+    assert echo["body_sha256"] == hashlib.sha256(body).hexdigest()
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -105,7 +109,7 @@ async def test_a_body_nobody_reads_arrives_unchanged(
     envoy: EnvoyProcess, client: aiohttp.ClientSession, size: int
 ) -> None:
     body = pattern(size)
-    async with client.post(f"{envoy.url}/echo", data=body) as response:
+    async with client.post(f"{envoy.url}/echo", data=io.BytesIO(body)) as response:
         assert response.status == 200, await response.text()
         expect_echo(await response.json(), body)
 
@@ -116,7 +120,7 @@ async def test_a_body_we_read_arrives_unchanged(
 ) -> None:
     body = chat_body(size)
     async with client.post(
-        f"{reading_envoy.url}/v1/chat/completions", data=body, headers={"content-type": "application/json"}
+        f"{reading_envoy.url}/v1/chat/completions", data=io.BytesIO(body), headers={"content-type": "application/json"}
     ) as response:
         assert response.status == 200, await response.text()
         served_by = response.headers["x-worker"]

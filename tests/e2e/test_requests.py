@@ -1,10 +1,12 @@
 """What clients get: answers, streams, and a clear error for every kind of bad input."""
 
+import io
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError, InternalServerError, NotFoundError
 
 from tests.support.deployment import Deployment, deployment
@@ -15,20 +17,20 @@ pytestmark = [pytest.mark.e2e, pytest.mark.asyncio(loop_scope="module")]
 MESSAGES: Any = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def deployed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
     config = {"server": {"max_body_bytes": 1 << 20, "max_message_bytes": 2 << 20}}
     async with deployment(tmp_path_factory.mktemp("requests"), config=config) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def openai(deployed: Deployment) -> AsyncIterator[AsyncOpenAI]:
     async with AsyncOpenAI(base_url=f"{deployed.envoy.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         yield session
@@ -118,7 +120,7 @@ async def test_a_body_over_the_cap_is_answered_413(
         for start in range(0, len(body), 1 << 16):
             yield body[start : start + (1 << 16)]
 
-    async with client.post(f"{deployed.envoy.url}/v1/chat/completions", data=pieces() if chunked else body) as response:
+    async with client.post(f"{deployed.envoy.url}/v1/chat/completions", data=pieces() if chunked else io.BytesIO(body)) as response:
         assert response.status == 413
 
 

@@ -134,7 +134,7 @@ class Service:
 
     async def is_ready(self) -> bool:
         try:
-            return bool((await self.admin("/readiness"))["ready"])
+            return bool((await self.admin("/readiness"))["status"] == "ready")
         except (OSError, ValueError, KeyError):
             return False
 
