@@ -27,6 +27,7 @@ from extproc.supervisor.roles import ENTRIES
 from extproc.supervisor.run_directory import RunDirectory
 from extproc.supervisor.seat import Seat
 from extproc.supervisor.signals import SignalQueue
+from extproc.telemetry.logging import configure_logging
 from extproc.telemetry.metrics import Metrics, use_process_slot
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,8 @@ def serve(
     ``reload`` reads the configuration again, on SIGHUP; it raises ``ConfigurationError`` when that cannot be used.
     Runs in the main thread, as it takes the process's signals over.
     """
+    telemetry = settings.telemetry
+    configure_logging(level=telemetry.log_level, style=telemetry.log_format, process_name="supervisor")
     try:
         with ExitStack() as stack:
             run_directory = stack.enter_context(RunDirectory(Path(settings.supervisor.run_dir)))
