@@ -92,7 +92,7 @@ class ObserverProcess:
         tasks that must go on for ever: the process is then of no use and better replaced.
         """
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._prober)
+            stack.push_async_callback(self._prober.close)
             self._observer.publish()
             address = await self._admin.start()
             stack.push_async_callback(self._admin.close)

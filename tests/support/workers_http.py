@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
@@ -52,6 +52,45 @@ async def serving(worker: FakeWorker, *, port: int = 0) -> AsyncIterator[FakeWor
     finally:
         worker.hanging = False
         await runner.cleanup()
+
+
+class RawServer:
+    """Answers every connection with given pieces, one after the other, and keeps what it was asked last."""
+
+    def __init__(self, *pieces: bytes, closes: bool) -> None:
+        self.pieces = pieces
+        self.closes = closes
+        self.request = b""
+        self.port = 0
+        self.active = 0
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.active += 1
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            self.request = await reader.readuntil(b"\r\n\r\n")
+            for piece in self.pieces:
+                writer.write(piece)
+                await writer.drain()
+            if not self.closes:
+                await reader.read()
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+        self.active -= 1
+
+
+@asynccontextmanager
+async def answering(*pieces: bytes, closes: bool = False, host: str = "127.0.0.1") -> AsyncIterator[RawServer]:
+    """Serve bytes on loopback while the block runs; unless ``closes``, the client has to end the connection."""
+    server = RawServer(*pieces, closes=closes)
+    async with await asyncio.start_server(server.serve, host, 0) as listening:
+        server.port = listening.sockets[0].getsockname()[1]
+        yield server
+        await until(lambda: not server.active)
 
 
 async def until(condition: Callable[[], object], *, secs: float = 10.0) -> None:

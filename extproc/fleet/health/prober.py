@@ -1,21 +1,15 @@
 """Asks workers over HTTP whether they are healthy."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection
 from random import Random
-from types import TracebackType
-from typing import Literal, Self
-
-import aiohttp
-from yarl import URL
+from typing import Literal
 
 from extproc.config.fleet import FleetSettings
+from extproc.fleet.health.http_status import fetch_status
 from extproc.fleet.worker import WorkerKey
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tasks import spawn
-
-logger = logging.getLogger(__name__)
 
 ProbeResult = Literal["ok", "bad_status", "timeout", "unreachable"]
 
@@ -30,7 +24,7 @@ class HealthProber:
     together. A worker's first probe starts at once. Every probe opens a connection and closes it again: that proves
     that the worker still accepts, and never meets an idle connection that the worker (vLLM: after 5 s) is closing.
 
-    Use as an async context manager; ``on_result`` is called from the event loop.
+    ``on_result`` is called from the event loop. :meth:`close` ends it.
     """
 
     def __init__(
@@ -47,24 +41,12 @@ class HealthProber:
         self._on_result = on_result
         self._permits = asyncio.Semaphore(MAX_CONCURRENT_PROBES)
         self._tasks: dict[WorkerKey, asyncio.Task[None]] = {}
-        self._session: aiohttp.ClientSession
 
-    async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._settings.health_timeout_secs),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        )
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
+        """Stop probing."""
         tasks = list(self._tasks.values())
         self.watch(())
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._session.close()
 
     def watch(self, workers: Collection[WorkerKey]) -> None:
         """Probe exactly these workers from here on."""
@@ -75,24 +57,20 @@ class HealthProber:
             self._tasks[key] = spawn(self._probe_for_ever(key), name=f"probe {key.id} {key.address}", eternal=True)
 
     async def _probe_for_ever(self, key: WorkerKey) -> None:
-        url = URL(f"http://{key.address}{self._settings.health_path}")
         while True:
             async with self._permits:
-                result = await self._probe(url)
+                result = await self._probe(key)
             self._metrics.probes.labels(key.id, result).inc()
             self._on_result(key, result == "ok")
             await asyncio.sleep(self._settings.health_interval_secs * self._random.uniform(1 - JITTER, 1 + JITTER))
 
-    async def _probe(self, url: URL) -> ProbeResult:
+    async def _probe(self, key: WorkerKey) -> ProbeResult:
+        host, _, port = key.address.rpartition(":")
         try:
-            # The body is not read: closing the connection discards it, however long it is.
-            async with self._session.get(url, allow_redirects=False) as response:
-                return "ok" if 200 <= response.status < 300 else "bad_status"  # noqa: PLR2004 - the 2xx class
+            async with asyncio.timeout(self._settings.health_timeout_secs):
+                status = await fetch_status(host=host.strip("[]"), port=int(port), path=self._settings.health_path)
         except TimeoutError:
             return "timeout"
-        except (aiohttp.ClientError, OSError):
+        except (OSError, ValueError):
             return "unreachable"
-        except Exception:
-            # The boundary of one probe: a fault of the client library counts against this probe, not all later ones.
-            logger.exception("A probe of %s failed in an unexpected way", url)
-            return "unreachable"
+        return "ok" if 200 <= status < 300 else "bad_status"  # noqa: PLR2004 - the 2xx class
