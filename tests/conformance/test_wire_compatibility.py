@@ -19,12 +19,13 @@ from envoy_data_plane.google.protobuf import Struct
 from google.protobuf import json_format, struct_pb2
 from google.protobuf.message import Message
 from grpclib.health.v1 import health_pb2 as grpc_health
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extproc.pb import ext_proc_pb2 as pb
 from extproc.pb import health_pb2
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 blobs = st.binary(max_size=40)
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -102,6 +103,7 @@ beside_the_response = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("kind", RESPONSES)
+@unhurried
 @given(data=st.data())
 def test_envoy_reads_what_we_write(kind: str, data: st.DataObject) -> None:
     fields: dict[str, Any] = {kind: data.draw(RESPONSES[kind]), **data.draw(beside_the_response)}
@@ -150,6 +152,7 @@ beside_the_request = st.fixed_dictionaries(
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
+@unhurried
 @given(data=st.data())
 def test_we_read_what_envoy_writes(kind: str, data: st.DataObject) -> None:
     fields: dict[str, Any] = {kind: data.draw(REQUESTS[kind]), **data.draw(beside_the_request)}
@@ -161,6 +164,7 @@ def test_we_read_what_envoy_writes(kind: str, data: st.DataObject) -> None:
 
 @pytest.mark.filterwarnings("ignore:HttpHeaders.attributes is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["request_headers", "response_headers"])
+@unhurried
 @given(data=st.data())
 def test_fields_we_do_not_know_change_nothing(kind: str, data: st.DataObject) -> None:
     headers = data.draw(their_header_messages)
@@ -173,6 +177,7 @@ def test_fields_we_do_not_know_change_nothing(kind: str, data: st.DataObject) ->
     assert read.WhichOneof("request") == kind
 
 
+@unhurried
 @given(body=blobs, kind=st.sampled_from(["request_body", "response_body"]))
 def test_newer_fields_of_a_body_change_nothing(body: bytes, kind: str) -> None:
     plain: dict[str, Any] = {kind: envoy.HttpBody(body=body)}
@@ -190,6 +195,7 @@ def test_metadata_numbers_keep_their_value(number: float) -> None:
     assert theirs_in_json(read)["dynamic_metadata"]["envoy.lb"]["score"] == number
 
 
+@unhurried
 @given(service=texts)
 def test_a_health_request_is_grpcs_own(service: str) -> None:
     ours = health_pb2.HealthCheckRequest(service=service)

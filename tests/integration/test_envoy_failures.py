@@ -134,6 +134,23 @@ async def test_a_worker_that_dies_fails_no_request_that_envoy_balances(tmp_path:
         assert load.statuses == {200: REQUESTS}
 
 
+async def test_more_requests_in_flight_than_envoys_own_breakers_allow(tmp_path: Path) -> None:
+    """Every stream stays open until its answer ends, so the routers' cluster holds as many as the workers'."""
+    many = 1100
+    async with stage(settings_for(tmp_path), workers=1) as running:
+        (worker,) = running.workers
+        worker.gate.clear()
+        async with asyncio.TaskGroup() as group:
+            requests = [group.create_task(running.post()) for _ in range(many)]
+
+            async def all_arrived() -> bool:
+                return worker.requests == many
+
+            await until(all_arrived)
+            worker.gate.set()
+        assert Counter(request.result().status for request in requests) == {200: many}
+
+
 async def test_routers_are_reached_over_tls(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     changes = {"server__tls": "self_signed", "server__router_address": f"127.0.0.1:{port}", "supervisor__routers": 1}

@@ -7,7 +7,7 @@ from envoy_data_plane.envoy.config.core.v3 import Address, HealthStatus, SocketA
 from envoy_data_plane.envoy.config.endpoint.v3 import ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 from envoy_data_plane.google.protobuf import Any
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from extproc.dataplane.eds import EndpointFile, endpoint_document
@@ -48,6 +48,7 @@ def typed_document(fleet: list[Worker], *, version: str) -> DiscoveryResponse:
     return DiscoveryResponse(version_info=version, resources=[Any.pack(assignment)])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(fleets)
 def test_the_document_is_what_envoys_own_objects_print(fleet: list[Worker]) -> None:
     document = json.loads(endpoint_document(fleet, cluster_name="workers"))
