@@ -120,7 +120,9 @@ async def test_a_body_over_the_cap_is_answered_413(
         for start in range(0, len(body), 1 << 16):
             yield body[start : start + (1 << 16)]
 
-    async with client.post(f"{deployed.envoy.url}/v1/chat/completions", data=pieces() if chunked else io.BytesIO(body)) as response:
+    async with client.post(
+        f"{deployed.envoy.url}/v1/chat/completions", data=pieces() if chunked else io.BytesIO(body)
+    ) as response:
         assert response.status == 413
 
 

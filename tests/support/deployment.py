@@ -112,6 +112,13 @@ def without_ext_proc(bootstrap: Bootstrap) -> None:
     manager["http_filters"] = [one for one in manager["http_filters"] if one["name"] != "envoy.filters.http.ext_proc"]
 
 
+def without_retries(bootstrap: Bootstrap) -> None:
+    """Let every request be tried once."""
+    for host in connection_manager(bootstrap)["route_config"]["virtual_hosts"]:
+        for route in host["routes"]:
+            route["route"].pop("retry_policy", None)
+
+
 def processing_mode(**modes: str) -> Callable[[Bootstrap], None]:
     """An edit that sets the filter's processing mode; ``pipelined`` is set by ``request_body_mode="PIPELINED"``."""
 
