@@ -10,7 +10,7 @@ def describe_changes(before: Sequence[Worker], after: Sequence[Worker]) -> Itera
     old = {worker.key: worker for worker in before}
     new = {worker.key: worker for worker in after}
     for key, worker in new.items():
-        name = f"Worker {worker.id} at {worker.address}"
+        name = _name(worker)
         known = old.get(key)
         if known is None:
             yield f"{name} is added in slot {worker.slot}, {_health(worker)}"
@@ -23,7 +23,11 @@ def describe_changes(before: Sequence[Worker], after: Sequence[Worker]) -> Itera
             yield f"{name} serves {', '.join(worker.models) or 'any model'}"
     for key, worker in old.items():
         if key not in new:
-            yield f"Worker {worker.id} at {worker.address} is gone"
+            yield f"{_name(worker)} is gone"
+
+
+def _name(worker: Worker) -> str:
+    return f"Worker {worker.id}" if worker.id == worker.address else f"Worker {worker.id} at {worker.address}"
 
 
 def _health(worker: Worker) -> str:

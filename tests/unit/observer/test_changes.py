@@ -16,6 +16,7 @@ W0 = "Worker w0 at 10.0.0.0:8000"
         ((worker(0),), (worker(0, models=("a", "b")),), [f"{W0} serves a, b"]),
         ((worker(0, models=("a",)),), (worker(0),), [f"{W0} serves any model"]),
         ((worker(0, draining=True),), (), [f"{W0} is gone"]),
+        ((Worker(id="a:1", address="a:1", slot=0),), (), ["Worker a:1 is gone"]),
         ((worker(0), worker(1)), (worker(1), worker(0)), []),
     ],
 )
