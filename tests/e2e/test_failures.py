@@ -143,10 +143,7 @@ async def routers_other_than(deployed: Deployment, gone: list[int], count: int) 
 
 
 async def replaced_observer(deployed: Deployment, gone: list[int]) -> bool:
-    try:
-        ready = await deployed.service.pids("observer")
-    except OSError:
-        return False
+    ready = await deployed.service.pids("observer")
     return bool(ready) and ready != gone
 
 
