@@ -136,6 +136,8 @@ class GrpcioServer:
             "grpc.keepalive_time_ms": int(settings.keepalive_time_secs * 1000),
             "grpc.keepalive_timeout_ms": int(settings.keepalive_timeout_secs * 1000),
             "grpc.keepalive_permit_without_calls": 1,
+            "grpc.http2.ping_timeout_ms": int(settings.keepalive_timeout_secs * 1000),
+            "grpc.http2.max_pings_without_data": 0,
             "grpc.http2.min_ping_interval_without_data_ms": int(WINDOW_SECS * 1000 / settings.max_pings),
             "grpc.http2.max_ping_strikes": settings.max_pings,
             "grpc.so_reuseport": 1,

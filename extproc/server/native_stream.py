@@ -71,7 +71,6 @@ class NativeStream:
                 owner.h2.send_response(self.id, RESPONSE_HEADERS)
             owner.h2.send_data(self.id, frame(message))
         except NGH2Error:
-            self._finished = True
             return
         owner.wake()
 

@@ -1,6 +1,6 @@
 """A client of the service, as plain as the wire: raw messages in and out, statuses as numbers."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from extproc.server.methods import CHECK, PROCESS, WATCH
 class ProcessStream:
     """One ``Process`` RPC."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any) -> None:  # noqa: ANN401 - grpcio ships no types
         self._call = call
 
     async def send(self, message: bytes) -> None:
@@ -101,7 +101,7 @@ class GrpcClient:
         reply = await self.call(CHECK, HealthCheckRequest(service=service).SerializeToString())
         return HealthCheckResponse.FromString(reply).status
 
-    async def watch(self, service: str) -> AsyncIterator[int]:
+    async def watch(self, service: str) -> AsyncGenerator[int, None]:
         """Yield the health status and every change of it; leaving the loop cancels the RPC."""
         question = HealthCheckRequest(service=service).SerializeToString()
         call = self.channel.unary_stream(WATCH)(question, wait_for_ready=True)
@@ -116,5 +116,3 @@ def status_of(error: grpc.aio.AioRpcError) -> int:
     """Return the number of an error's status."""
     code: int = error.code().value[0]
     return code
-
-

@@ -158,7 +158,9 @@ class RawPeer:
 
 
 @asynccontextmanager
-async def raw_peer(address: str, *, greet: bool = True, settings: dict[int, int] | None = None) -> AsyncIterator[RawPeer]:
+async def raw_peer(
+    address: str, *, greet: bool = True, settings: dict[int, int] | None = None
+) -> AsyncIterator[RawPeer]:
     peer = await RawPeer.connect(address)
     try:
         if greet:

@@ -89,9 +89,7 @@ class Running:
 
     def all_closed_once(self) -> bool:
         """Whether every handler there ever was got its ``closed``, once and last."""
-        return all(
-            handler.events.count("closed") == 1 and handler.events[-1] == "closed" for handler in self.handlers
-        )
+        return all(handler.events.count("closed") == 1 and handler.events[-1] == "closed" for handler in self.handlers)
 
 
 @contextlib.asynccontextmanager

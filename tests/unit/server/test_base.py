@@ -10,6 +10,7 @@ import pytest
 
 from extproc.config.server import ServerSettings
 from extproc.server.base import Listener
+from extproc.telemetry.tasks import spawn
 from tests.support.grpc_client import GrpcClient, status_of
 from tests.support.servers import Running, eventually, running
 
@@ -188,7 +189,7 @@ async def test_streams_over_the_limit_wait_for_the_others(transport: str) -> Non
         streams = [client.process() for _ in range(3)]
         for stream in streams:
             await stream.ask(b"hello")
-        waiting = asyncio.get_running_loop().create_task(client.echo(b"fourth"))
+        waiting = spawn(client.echo(b"fourth"), name="fourth")
         assert await streams[0].ask(b"again") == b"again"
         assert server.server.active_streams == 3
         assert not waiting.done()
@@ -203,9 +204,7 @@ class TestHealth:
     @pytest.mark.parametrize(
         "name", ["", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"]
     )
-    async def test_names_of_the_service_follow_readiness(
-        self, server: Running, client: GrpcClient, name: str
-    ) -> None:
+    async def test_names_of_the_service_follow_readiness(self, server: Running, client: GrpcClient, name: str) -> None:
         assert await client.check(name) == SERVING
         server.health.set_ready(False)
         assert await client.check(name) == NOT_SERVING
@@ -231,7 +230,7 @@ class TestHealth:
     async def test_a_watch_of_an_unknown_name_stays_open(self, server: Running, client: GrpcClient) -> None:
         watch = client.watch("nobody")
         assert await anext(watch) == SERVICE_UNKNOWN
-        following = asyncio.get_running_loop().create_task(anext(watch))
+        following = spawn(watch.asend(None), name="next status")
         server.health.set_ready(False)
         assert await client.check("readiness") == NOT_SERVING
         assert not following.done()
@@ -250,7 +249,7 @@ class TestDrain:
         stream = client.process()
         await stream.ask(b"before")
         server.health.set_ready(False)
-        drained = asyncio.get_running_loop().create_task(server.server.drain(30))
+        drained = spawn(server.server.drain(30), name="drain")
         assert await client.check("readiness") == NOT_SERVING
         assert await stream.ask(b"during") == b"during"
         assert await client.echo(b"new") == b"new"
@@ -296,6 +295,10 @@ class TestDrain:
             await asyncio.open_connection("127.0.0.1", port)
 
 
+def files(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 class TestUnixEndpoint:
     async def test_serves_on_a_socket_file_and_removes_it(self, transport: str, tmp_path: Path) -> None:
         path = tmp_path / "router-0.sock"
@@ -303,7 +306,7 @@ class TestUnixEndpoint:
             assert server.address == f"unix:{path}"
             async with GrpcClient(server.address) as client:
                 assert await client.echo(b"hello") == b"hello"
-        assert list(tmp_path.iterdir()) == []
+        assert files(tmp_path) == []
 
     async def test_a_successor_takes_the_path_over_and_the_old_one_keeps_its_connections(
         self, transport: str, tmp_path: Path
@@ -326,20 +329,19 @@ class TestUnixEndpoint:
     async def test_replaces_the_file_of_a_dead_predecessor(self, transport: str, tmp_path: Path) -> None:
         path = tmp_path / "router-0.sock"
         path.touch()
-        async with running(transport, listeners=[Listener(f"unix:{path}")]) as server:
-            async with GrpcClient(server.address) as client:
-                assert await client.echo(b"hello") == b"hello"
+        listeners = [Listener(f"unix:{path}")]
+        async with running(transport, listeners=listeners) as server, GrpcClient(server.address) as client:
+            assert await client.echo(b"hello") == b"hello"
 
 
 class TestTcpEndpoint:
     async def test_old_and_new_process_may_overlap_on_a_port(self, transport: str) -> None:
-        async with running(transport) as old:
-            async with running(transport, listeners=[Listener(old.address)]) as new:
-                assert new.address == old.address
-                await old.server.drain(0)
-                async with GrpcClient(new.address) as client:
-                    assert await client.echo(b"hello") == b"hello"
-                assert len(new.handlers) == 1
+        async with running(transport) as old, running(transport, listeners=[Listener(old.address)]) as new:
+            assert new.address == old.address
+            await old.server.drain(0)
+            async with GrpcClient(new.address) as client:
+                assert await client.echo(b"hello") == b"hello"
+            assert len(new.handlers) == 1
 
     async def test_an_address_of_another_machine_cannot_be_bound(self, transport: str) -> None:
         with pytest.raises(OSError, match=r"."):
