@@ -20,7 +20,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -30,7 +32,6 @@ from extproc.supervisor.boot import STOP_GRACE_SECS, ChildBoot
 
 logger = logging.getLogger(__name__)
 
-_STUCK_TIMEOUTS = 2.0
 _LIFELINE_BYTES = 4096
 
 
@@ -40,25 +41,26 @@ class ChildLifecycle:
     ``stop`` is set on SIGTERM and when the supervisor dies (``lifeline``, the child's standard input, ends); the role
     then drains and returns. ``segment`` is the shared memory and ``row`` the process's own row in it.
 
-    The heartbeat is written *from the event loop*, so a loop that is stuck is seen. Who sees it is the supervisor; but
-    should that be dead too, nobody would, so a timer outside Python ends a process whose loop has stood still for twice
-    ``heartbeat_timeout_secs`` and prints where it stands. A drain without a supervisor has a limit as well. Nothing is
-    left behind in any case.
+    The heartbeat is written *from the event loop*, so a loop that is stuck is seen and the supervisor kills it. When
+    the supervisor is dead nobody would, so the end of the lifeline is awaited by a thread, which a stuck loop does not
+    hold up: it sets a limit to the life of this process, kept by a timer outside Python. Nothing is left behind.
     """
 
     def __init__(self, boot: ChildBoot, *, lifeline: int = 0) -> None:
-        self._settings = boot.settings.supervisor
-        self._drain_secs = boot.settings.server.drain_timeout_secs + STOP_GRACE_SECS
+        self._interval_secs = boot.settings.supervisor.heartbeat_interval_secs
+        self._limit_secs = boot.settings.server.drain_timeout_secs + STOP_GRACE_SECS
         self._lifeline = lifeline
+        self._open = False
         self.segment = Segment.attach(boot.segment_fd)
         self.row: ProcessRow = ProcessTable(self.segment).row(boot.slot)
         self.stop = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         """Begin to beat and to listen."""
+        self._open = True
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGTERM, self._stop, "SIGTERM")
-        self._loop.add_reader(self._lifeline, self._read_lifeline)
+        threading.Thread(target=self._await_end_of_lifeline, name="lifeline", daemon=True).start()
         self._beat()
         return self
 
@@ -66,9 +68,9 @@ class ChildLifecycle:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop both. A row left through a fault says FAILED."""
-        self._heartbeat.cancel()
+        self._open = False
         faulthandler.cancel_dump_traceback_later()
-        self._loop.remove_reader(self._lifeline)
+        self._heartbeat.cancel()
         self._loop.remove_signal_handler(signal.SIGTERM)
         if error is not None:
             self.row.state = ProcessState.FAILED
@@ -84,10 +86,7 @@ class ChildLifecycle:
 
     def _beat(self) -> None:
         self.row.heartbeat_ns = time.monotonic_ns()
-        faulthandler.dump_traceback_later(
-            _STUCK_TIMEOUTS * self._settings.heartbeat_timeout_secs, exit=True, file=sys.__stderr__ or 2
-        )
-        self._heartbeat = self._loop.call_later(self._settings.heartbeat_interval_secs, self._beat)
+        self._heartbeat = self._loop.call_later(self._interval_secs, self._beat)
 
     def _stop(self, why: str) -> None:
         if not self.stop.is_set():
@@ -95,13 +94,10 @@ class ChildLifecycle:
             self.draining()
             self.stop.set()
 
-    def _read_lifeline(self) -> None:
-        if os.read(self._lifeline, _LIFELINE_BYTES):
-            return
-        self._loop.remove_reader(self._lifeline)
-        self._loop.call_later(self._drain_secs, self._give_up)
-        self._stop("the supervisor is gone")
-
-    def _give_up(self) -> None:
-        logger.warning("Not stopped after %g s, and nobody is left to insist: ending now", self._drain_secs)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def _await_end_of_lifeline(self) -> None:
+        while os.read(self._lifeline, _LIFELINE_BYTES):
+            pass
+        if self._open:
+            faulthandler.dump_traceback_later(self._limit_secs, exit=True, file=sys.__stderr__ or 2)
+            with suppress(RuntimeError):  # the loop has closed in this moment: the role has ended
+                self._loop.call_soon_threadsafe(self._stop, "the supervisor is gone")

@@ -77,6 +77,11 @@ class Seat:
         return self._current is not None and self._current.ready
 
     @property
+    def settled(self) -> bool:
+        """Whether nothing is under way, so that only a death or a stuck process can change anything."""
+        return self.ready and not self._busy()
+
+    @property
     def empty(self) -> bool:
         """Whether no process is left here."""
         return not self._children()

@@ -33,6 +33,9 @@ from extproc.telemetry.metrics import Metrics, use_process_slot
 logger = logging.getLogger(__name__)
 
 TICK_SECS = 0.1
+"""How often the processes are looked at while one is starting or stopping."""
+IDLE_TICK_SECS = 1.0
+"""How often while all are well. The end of a child wakes the supervisor in any case."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _FIXED = ("supervisor.routers", "supervisor.run_dir", "server.shared_address", "server.transport")
 """Settings that shape what the supervisor set up at its start and cannot change under running children."""
@@ -137,7 +140,7 @@ class Supervisor:
                 if self._exit_code is not None and all(seat.empty for seat in self._seats):
                     logger.info("Stopped")
                     return self._exit_code
-                for number in self._signals.wait(TICK_SECS):
+                for number in self._signals.wait(self._tick_secs()):
                     self._take(number)
         except BaseException:
             for seat in self._seats:
@@ -154,6 +157,11 @@ class Supervisor:
             self._check_first_start()
         else:
             self._advance_reload()
+
+    def _tick_secs(self) -> float:
+        if self._exit_code is None and all(seat.settled for seat in self._seats) and not self._offer:
+            return min(IDLE_TICK_SECS, self._settings.supervisor.heartbeat_timeout_secs / 4)
+        return min(TICK_SECS, self._settings.supervisor.heartbeat_timeout_secs / 4)
 
     def _awake(self) -> bool:
         """Beat, and tell whether heartbeats can be judged.

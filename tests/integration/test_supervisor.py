@@ -177,10 +177,9 @@ def test_children_end_by_themselves_when_the_supervisor_is_killed(tmp_path: Path
 
 
 def test_a_child_that_is_stuck_ends_although_the_supervisor_is_dead(tmp_path: Path) -> None:
-    with supervised(tmp_path, supervisor={"heartbeat_timeout_secs": 1.0}) as service:
+    with supervised(tmp_path, server={"drain_timeout_secs": 0.0}) as service:
         service.wait_ready()
         stuck = service.ready_pids()["router-0"]
-        service.signal(signal.SIGSTOP)
         os.kill(stuck, signal.SIGUSR1)
         service.signal(signal.SIGKILL)
         wait_until(lambda: not alive(stuck), why=lambda: service.log)
