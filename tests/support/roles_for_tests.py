@@ -94,6 +94,16 @@ def never_ready(boot: ChildBoot) -> int:
     return asyncio.run(_wait_for_ever(boot))
 
 
+def never_ready_at_all(boot: ChildBoot) -> int:
+    """Live, beat, and never become ready."""
+    return asyncio.run(_wait_for_ever(boot))
+
+
+def returns_seven(boot: ChildBoot) -> int:
+    """Do nothing, and end with an exit code of its own."""
+    return 7
+
+
 async def _wait_for_ever(boot: ChildBoot) -> int:
     async with ChildLifecycle(boot):
         await asyncio.Event().wait()
