@@ -77,7 +77,7 @@ class Exchange:
         self._trailers_owed = False
         self._withholds = False
         self.phase = Phase.READING
-        self.request = RoutingRequest(method="", path="", headers={})
+        self.request = _NOTHING_KEPT
         self.wanted = False
         self.decision_text: str | None = None
 
@@ -125,7 +125,7 @@ class Exchange:
             self._withholds = True
 
     def _on_request_headers(self, message: ProcessingRequest) -> list[bytes]:
-        if self.request.method or self._request_ended:
+        if self.phase is not Phase.READING or self.request is not _NOTHING_KEPT or self._request_ended:
             return []
         part: HttpHeaders = message.request_headers
         headers = RequestHeaders(part.headers)

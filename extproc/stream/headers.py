@@ -15,14 +15,10 @@ class RequestHeaders(Mapping[str, str]):
     __slots__ = ("_fields",)
 
     def __init__(self, message: HeaderMap) -> None:
-        fields: dict[str, bytes | str] = {}
-        for header in message.headers:
-            key = header.key
-            value = header.raw_value or header.value
-            if key in fields:
-                value = f"{_text(fields[key])},{_text(value)}"
-            fields[key] = value
-        self._fields = fields
+        headers = message.headers
+        self._fields: dict[str, bytes | str] = {header.key: header.raw_value or header.value for header in headers}
+        if len(self._fields) != len(headers):
+            self._fields = _joined(message)
 
     def __getitem__(self, name: str) -> str:
         return _text(self._fields[name])
@@ -37,6 +33,16 @@ class RequestHeaders(Mapping[str, str]):
         """The value of a header; the mixin's own ``get`` costs an exception when it is absent."""
         value = self._fields.get(name)
         return default if value is None else _text(value)
+
+
+def _joined(message: HeaderMap) -> dict[str, bytes | str]:
+    """The slow way, for the rare message in which a name occurs several times."""
+    fields: dict[str, bytes | str] = {}
+    for header in message.headers:
+        value = header.raw_value or header.value
+        known = fields.get(header.key)
+        fields[header.key] = value if known is None else f"{_text(known)},{_text(value)}"
+    return fields
 
 
 def _text(value: bytes | str) -> str:
