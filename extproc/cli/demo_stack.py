@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,6 +70,18 @@ class Stack:
                 start_new_session=True,
             )
         self._processes.append((name, process))
+
+    def run(self, name: str, command: Sequence[str]) -> str:
+        """Run a command to its end, its progress shown; returns what it printed, or raises :class:`DemoError`."""
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603 - ours
+        while process.poll() is None:
+            if self._stop.wait(0.1):
+                process.terminate()
+                process.communicate()
+                raise KeyboardInterrupt
+        if process.returncode:
+            raise DemoError(f"{name} ended with exit code {process.returncode}")
+        return process.communicate()[0].strip()
 
     def wait_for(self, name: str, url: str, timeout_secs: float = START_TIMEOUT_SECS) -> None:
         """Wait until ``url`` answers 200; raises :class:`DemoError` when a process ends or time runs out."""
@@ -159,17 +172,12 @@ def simulated_workers(stack: Stack, *, count: int) -> dict[str, str]:
 
 def vllm_workers(stack: Stack) -> dict[str, str]:
     """Start two real vLLM servers of a tiny random model, after installing vLLM for CPU if it is not there."""
-    from workers.vllm import install, tiny_model  # noqa: PLC0415 - only for this kind of worker
-
-    try:
-        executable = install.ensure_environment(install.DEFAULT_DIRECTORY, report=stack.report)
-        model = stack.directory / "model"
-        stack.report("Making a tiny random model ...")
-        subprocess.run(  # noqa: S603 - our own command
-            tiny_model.command(model, python=executable.with_name("python")), check=True, capture_output=True
-        )
-    except (install.InstallError, subprocess.CalledProcessError) as error:
-        raise DemoError(str(error)) from error
+    executable = Path(stack.run("install", [sys.executable, "-m", "workers.vllm.install"]))
+    model = stack.directory / "model"
+    stack.report("Making a tiny random model ...")
+    # Its script runs in vLLM's own environment, which knows nothing of this package.
+    script = str(find_spec("workers.vllm.tiny_model").origin)  # type: ignore[union-attr]
+    stack.run("model", [str(executable.with_name("python")), script, str(model)])
     workers = {f"vllm-{number}": _address(8100 + number) for number in (1, 2)}
     stack.report("Starting two vLLM servers (half a minute, more on a busy machine) ...")
     launch = [sys.executable, "-m", "workers.vllm.launch", "--vllm", str(executable), "--model", str(model)]

@@ -77,9 +77,7 @@ class ServerSettings:
     keepalive_timeout_secs: float = setting(
         10.0, "A PING unanswered for this long closes the connection.", unit="seconds", low=0.05
     )
-    max_pings: int = setting(
-        100, "PINGs a peer may send in any 10 s; more close the connection.", unit="pings", low=1
-    )
+    max_pings: int = setting(100, "PINGs a peer may send in any 10 s; more close the connection.", unit="pings", low=1)
     max_idle_resets: int = setting(
         1000,
         "Streams a peer may cancel before their first message in any 10 s; more close the connection. Envoy cancels "
