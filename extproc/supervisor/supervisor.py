@@ -133,19 +133,17 @@ class Supervisor:
         self._judge_after_ns = 0
 
     def run(self) -> int:
-        """Run until everything has stopped; return the exit code."""
-        try:
-            while True:
-                self._step()
-                if self._exit_code is not None and all(seat.empty for seat in self._seats):
-                    logger.info("Stopped")
-                    return self._exit_code
-                for number in self._signals.wait(self._tick_secs()):
-                    self._take(number)
-        except BaseException:
-            for seat in self._seats:
-                seat.kill()
-            raise
+        """Run until everything has stopped; return the exit code.
+
+        Should this code fail, its process ends, and the children drain and end as after any death of the supervisor.
+        """
+        while True:
+            self._step()
+            if self._exit_code is not None and all(seat.empty for seat in self._seats):
+                logger.info("Stopped")
+                return self._exit_code
+            for number in self._signals.wait(self._tick_secs()):
+                self._take(number)
 
     def _step(self) -> None:
         judge_heartbeats = self._awake()
@@ -238,6 +236,9 @@ class Supervisor:
         except ConfigurationError as error:
             for fault in error.faults:
                 logger.error("Not reloaded: %s", fault)  # noqa: TRY400 - the faults are for the operator
+            return
+        except Exception:
+            logger.exception("Not reloaded: reading the configuration failed")  # the service must outlive it
             return
         self._offer = self._with_fixed(settings)
         self._to_replace = deque(sorted(self._seats, key=lambda seat: seat.exclusive))

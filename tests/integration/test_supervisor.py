@@ -247,6 +247,10 @@ def test_sighup_with_a_bad_configuration_lists_the_faults_and_changes_nothing(tm
         service.wait_for_log("Not reloaded", times=2)
         assert "routing.policy: no such policy" in service.log
         assert "server.tls: no such choice" in service.log
+        service.config_file.unlink()
+        service.signal(signal.SIGHUP)
+        service.wait_for_log("Not reloaded: reading the configuration failed")
+        assert service.ready_pids() == before
         service.offer()
         service.signal(signal.SIGHUP)
         service.wait_for_log(": reloaded: ")
