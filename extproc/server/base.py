@@ -110,8 +110,7 @@ class Server(Protocol):
     async def start(self) -> None:
         """Listen on every endpoint.
 
-        Raises ``OSError`` when one cannot be bound, and ``ssl.SSLError`` or ``OSError`` when the certificate cannot be
-        used; nothing listens then.
+        Raises ``OSError`` when one cannot be bound or the certificate cannot be used; nothing listens then.
         """
 
     async def drain(self, timeout_secs: float) -> None:

@@ -73,6 +73,7 @@ class NativeConnection(asyncio.Protocol):
         self._reported = False
         self._greeted = False
         self._retiring = False
+        self._retire_ping_due = False
         self._peer_knows_retiring = False
         self._pings = FloodGuard(settings.max_pings)
         self._idle_resets = FloodGuard(settings.max_idle_resets)
@@ -154,8 +155,8 @@ class NativeConnection(asyncio.Protocol):
             return
         self._retiring = True
         self._report(reason)
+        self._retire_ping_due = True
         self.h2.send_shutdown_notice()
-        self.h2.ping(_RETIRE_PING)
         self.wake()
 
     def drain(self) -> None:
@@ -293,8 +294,8 @@ class NativeConnection(asyncio.Protocol):
             return
         h2 = self.h2
         output = h2.data_to_send()
-        if self._to_reset:
-            output += self._reset_finished()
+        if self._to_reset or self._retire_ping_due:
+            output += self._output_after_that()
         if output:
             self._transport.write(output)
         events = h2.events()
@@ -303,16 +304,24 @@ class NativeConnection(asyncio.Protocol):
         if h2.queued_body_size() > self.max_message_bytes:
             self._reset_unread()
 
-    def _reset_finished(self) -> bytes:
-        """Reset finished streams whose peer still sends, except those whose trailers wait for the peer's window."""
+    def _output_after_that(self) -> bytes:
+        """Return what the library would let overtake what it follows.
+
+        The PING of a retirement follows its GOAWAY. Resets of finished streams whose peer still sends follow the
+        trailers; they wait when those wait for the peer's window.
+        """
+        h2 = self.h2
+        if self._retire_ping_due:
+            self._retire_ping_due = False
+            h2.ping(_RETIRE_PING)
         waiting = []
         for stream_id in self._to_reset:
-            if self.h2.queued_body_size(stream_id):
+            if h2.queued_body_size(stream_id):
                 waiting.append(stream_id)
             else:
-                self.h2.reset_stream(stream_id, ErrorCode.NO_ERROR)
+                h2.reset_stream(stream_id, ErrorCode.NO_ERROR)
         self._to_reset = waiting
-        return self.h2.data_to_send()
+        return h2.data_to_send()
 
     def _reset_unread(self) -> None:
         """Reset streams whose peer takes so little of the replies that more than one longest message waits."""

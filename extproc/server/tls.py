@@ -47,7 +47,7 @@ class CertificatePair:
 class CertificateSource:
     """The pair in use; ``files`` settings are followed, a self-signed pair stays.
 
-    Raises ``OSError`` or ``ssl.SSLError`` when made with files that cannot be used.
+    Raises ``OSError`` (``ssl.SSLError`` is one) when made with files that cannot be used.
     """
 
     def __init__(self, settings: ServerSettings) -> None:
@@ -77,7 +77,7 @@ class CertificateSource:
                     continue
                 self._seen = signature
                 pair = _read(self._paths)
-            except (OSError, ValueError) as error:
+            except OSError as error:
                 logger.error("The changed TLS certificate cannot be used, the old one stays: %s", error)  # noqa: TRY400
                 on_reload("failed")
                 continue
@@ -140,4 +140,4 @@ def _read(paths: tuple[str, str]) -> CertificatePair:
 
 def _no_password() -> str:
     """Refuse an encrypted key instead of asking on the terminal."""
-    raise ValueError("the private key is encrypted")
+    raise ssl.SSLError("the private key is encrypted")

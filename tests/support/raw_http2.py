@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import IntEnum, IntFlag
 from typing import Self
 
+from hpack import Decoder
+
 from extproc.server.methods import PROCESS
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -37,6 +39,8 @@ class Frame:
     flags: int
     stream: int
     payload: bytes
+    headers: dict[str, str]
+    """Of a HEADERS frame."""
 
     @property
     def is_ack(self) -> bool:
@@ -98,6 +102,7 @@ class RawPeer:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
+        self._hpack = Decoder()
         self._writer = writer
 
     @classmethod
@@ -130,7 +135,10 @@ class RawPeer:
             payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None
-        return Frame(type=head[3], flags=head[4], stream=int.from_bytes(head[5:9], "big"), payload=payload)
+        kind = head[3]
+        fields = self._hpack.decode(payload) if kind == Type.HEADERS else ()
+        headers = {str(name): str(value) for name, value in fields}
+        return Frame(kind, head[4], int.from_bytes(head[5:9], "big"), payload, headers)
 
     async def until(self, kind: int, *, stream: int | None = None) -> Frame:
         """Read up to a frame of this kind."""
