@@ -64,7 +64,11 @@ class Listener:
 
 
 class CloseReason(StrEnum):
-    """Why this side closed a connection; the closed set of the metric label."""
+    """Why this side closed a connection; the closed set of the metric label.
+
+    A connection is reported once, when this side decides: a retired one (``rotated``, ``drained``) may in the end be
+    closed by the peer.
+    """
 
     GARBAGE = "garbage"
     """What came first is not HTTP/2."""
@@ -73,13 +77,19 @@ class CloseReason(StrEnum):
     RESOURCE_LIMIT = "resource_limit"
     """Headers too large, or one of libnghttp2's own flood limits."""
     PING_FLOOD = "ping_flood"
+    """More PING and SETTINGS frames than ``server.max_pings``."""
     RESET_FLOOD = "reset_flood"
+    """More streams cancelled before their first message than ``server.max_idle_resets``."""
     HANDSHAKE_TIMEOUT = "handshake_timeout"
+    """TLS, the HTTP/2 preface or the first SETTINGS did not come in time."""
     TLS_FAILED = "tls_failed"
+    """The TLS handshake went wrong."""
     KEEPALIVE_TIMEOUT = "keepalive_timeout"
+    """A silent peer did not answer a PING."""
     NOT_READING = "not_reading"
     """The peer has not taken what was written to it for as long as a silent peer may be silent."""
     TOO_MANY_CONNECTIONS = "too_many_connections"
+    """``server.max_connections`` are open."""
     ROTATED = "rotated"
     """A shared connection had its streams; nothing was lost."""
     DRAINED = "drained"

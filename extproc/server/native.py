@@ -121,17 +121,21 @@ class NativeServer:
 
     async def _start_tls(self) -> None:
         certificates = await asyncio.to_thread(CertificateSource, self._settings)
-        context = self._context = server_context(certificates.pair)
+        self._use_certificate(certificates.pair)
         if self._settings.tls == "files":
-
-            def use(pair: CertificatePair) -> None:
-                pair.load_into(context)
-
             self._certificate_task = spawn(
-                certificates.follow(on_change=use, on_reload=self._on_tls_reload),
+                certificates.follow(on_change=self._use_certificate, on_reload=self._on_tls_reload),
                 name="certificate reload",
                 eternal=True,
             )
+
+    def _use_certificate(self, pair: CertificatePair) -> None:
+        """Use a pair for handshakes from here on.
+
+        In a context of its own: one context keeps a certificate for each kind of key, so an old RSA certificate would
+        still be served beside a new EC one.
+        """
+        self._context = server_context(pair)
 
     def _take(self, accepted: socket.socket, *, shared: bool, tls: bool) -> None:
         """Start to serve an accepted connection."""

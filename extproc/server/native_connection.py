@@ -118,10 +118,6 @@ class NativeConnection(asyncio.Protocol):
         self._reading = False
         self._flush()
 
-    def eof_received(self) -> bool:
-        """Close our side too."""
-        return False
-
     def pause_writing(self) -> None:
         """Stop reading from a peer that does not read, so that what it is owed stays bounded."""
         self._watch.blocked()
@@ -156,7 +152,8 @@ class NativeConnection(asyncio.Protocol):
         self._retiring = True
         self._report(reason)
         self._retire_ping_due = True
-        self.h2.send_shutdown_notice()
+        with contextlib.suppress(NGH2Error):  # the library may have ended the connection, which is not written yet
+            self.h2.send_shutdown_notice()
         self.wake()
 
     def drain(self) -> None:
@@ -311,24 +308,27 @@ class NativeConnection(asyncio.Protocol):
         trailers; they wait when those wait for the peer's window.
         """
         h2 = self.h2
-        if self._retire_ping_due:
-            self._retire_ping_due = False
-            h2.ping(_RETIRE_PING)
-        waiting = []
-        for stream_id in self._to_reset:
-            if h2.queued_body_size(stream_id):
-                waiting.append(stream_id)
-            else:
-                h2.reset_stream(stream_id, ErrorCode.NO_ERROR)
-        self._to_reset = waiting
-        return h2.data_to_send()
+        finished, self._to_reset = self._to_reset, []
+        try:
+            if self._retire_ping_due:
+                self._retire_ping_due = False
+                h2.ping(_RETIRE_PING)
+            for stream_id in finished:
+                if h2.queued_body_size(stream_id):
+                    self._to_reset.append(stream_id)
+                else:
+                    h2.reset_stream(stream_id, ErrorCode.NO_ERROR)
+            return h2.data_to_send()
+        except NGH2Error:
+            return b""  # the library has ended the connection; the event is next
 
     def _reset_unread(self) -> None:
         """Reset streams whose peer takes so little of the replies that more than one longest message waits."""
-        for stream_id in self._streams:
-            if self.h2.queued_body_size(stream_id) > self.max_message_bytes:
-                self.h2.reset_stream(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
-                self.wake()
+        with contextlib.suppress(NGH2Error):  # the library may have ended the connection
+            for stream_id in self._streams:
+                if self.h2.queued_body_size(stream_id) > self.max_message_bytes:
+                    self.h2.reset_stream(stream_id, ErrorCode.ENHANCE_YOUR_CALM)
+                    self.wake()
 
     # The end
 

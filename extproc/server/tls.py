@@ -31,7 +31,7 @@ class CertificatePair:
     key: bytes
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Use this pair for handshakes from here on. Raises ``ssl.SSLError`` when the two do not fit."""
+        """Let a context serve with this pair. Raises ``ssl.SSLError`` when the two do not fit."""
         # The ssl module reads certificates from files only.
         with tempfile.TemporaryDirectory(prefix="extproc-tls-") as directory:
             chain, key = Path(directory, "chain.pem"), Path(directory, "key.pem")
