@@ -1,7 +1,6 @@
 """What every policy is: its contract, what it may ask for, what it returns."""
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import ClassVar, NamedTuple, Protocol
@@ -63,5 +62,5 @@ class Policy(Protocol):
 
     def __init__(self, context: PolicyContext) -> None: ...
 
-    def choose(self, request: RoutingRequest, candidates: Sequence[Worker]) -> Choice:
+    def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:
         """Pick from ``candidates``: not empty, every one may serve the request, sorted by id."""

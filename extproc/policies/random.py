@@ -4,7 +4,6 @@ When to use it: as a baseline, or when requests are alike and many. State: none.
 without replacement. Cost: about 3 µs. Source of the rule: the family of the Shepherd Model Gateway.
 """
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from extproc.api.request import RoutingRequest
@@ -22,7 +21,7 @@ class Random:
         self._rng = context.rng
         self._max_endpoints = context.max_endpoints
 
-    def choose(self, request: RoutingRequest, candidates: Sequence[Worker]) -> Choice:  # noqa: ARG002 - needs nothing of it
+    def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:  # noqa: ARG002 - needs nothing of it
         """Draw the whole list without replacement."""
         count = min(self._max_endpoints, len(candidates))
         return Choice(tuple(self._rng.sample(candidates, count)), Reason.RANDOM)

@@ -6,7 +6,6 @@ outcome metrics. Faults of our own end here too and are answered as the operator
 
 import asyncio
 import logging
-from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from extproc.routing.decision import Decision
 from extproc.server.base import Responder
 from extproc.stream.exchange import Exchange, Phase
 from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.tally import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -37,18 +37,12 @@ class Decider(Protocol):
         """Route a request; raises :class:`~extproc.errors.Refusal`, at once or through the future."""
 
 
-class Meter(Protocol):
-    """Who is told how many streams this process serves."""
-
-    def stream_opened(self, active: int) -> None:
-        """A stream was opened; ``active`` are open now."""
-
-    def stream_closed(self, active: int) -> None:
-        """A stream has ended; ``active`` are open now."""
-
-
 class ProcessService:
-    """Makes the handlers of one router process and holds what they share."""
+    """Makes the handlers of one router process and holds what they share.
+
+    ``active`` streams are open now, of all that were ever ``opened``. Once ``stopping`` is set, new requests are
+    refused.
+    """
 
     def __init__(
         self,
@@ -57,7 +51,6 @@ class ProcessService:
         server: ServerSettings,
         routing: RoutingSettings,
         metrics: Metrics,
-        meter: Meter,
     ) -> None:
         self.decider = decider
         self.metrics = metrics
@@ -68,25 +61,25 @@ class ProcessService:
         self.shows_decision = routing.decision_header
         self.stopping = False
         self.active = 0
-        self._meter = meter
+        self.opened = 0
         self.observe_decision = metrics.decision_seconds.observe
-        self.count_routed = metrics.requests.labels("routed").inc
+        self._routed = Tally(metrics.requests.labels("routed"))
+        self._clean_ends = Tally(metrics.streams.labels("clean"))
+        self.count_clean_end = self._clean_ends.inc
         self.count_open = metrics.requests.labels("open").inc
-        self.count_clean_end = metrics.streams.labels("clean").inc
         self.count_reset_end = metrics.streams.labels("reset").inc
         self.count_error_end = metrics.streams.labels("error").inc
-        self._decision_counters: dict[tuple[str, str], Callable[[], None]] = {}
+        self._decisions: dict[tuple[str, str], Tally] = {}
 
     def open_stream(self, responder: Responder) -> "ProcessHandler":
         """Take a new RPC."""
         self.active += 1
-        self._meter.stream_opened(self.active)
+        self.opened += 1
         return ProcessHandler(self, responder)
 
     def stream_closed(self) -> None:
         """An RPC is over."""
         self.active -= 1
-        self._meter.stream_closed(self.active)
 
     def admission_fault(self) -> Refusal | None:
         """Why no new request is taken now, or None."""
@@ -98,14 +91,22 @@ class ProcessService:
 
     def count_decision(self, decision: Decision) -> None:
         """Count a routed request under its worker, policy and reason."""
+        self._routed.inc()
         key = (decision.worker.id, decision.reason)
-        count = self._decision_counters.get(key)
-        if count is None:
+        tally = self._decisions.get(key)
+        if tally is None:
             # Bounded by workers that ever were times reasons; the metric itself holds the same set.
-            count = self.metrics.decisions.labels(decision.worker.id, decision.policy, decision.reason.value).inc
-            self._decision_counters[key] = count
-        count()
-        self.count_routed()
+            metric = self.metrics.decisions.labels(decision.worker.id, decision.policy, decision.reason.value)
+            tally = self._decisions[key] = Tally(metric)
+        tally.inc()
+
+    def flush(self) -> None:
+        """Write what was counted to the metrics; call regularly, and at the end."""
+        self._routed.flush()
+        self._clean_ends.flush()
+        self.metrics.decision_seconds.flush()
+        for tally in self._decisions.values():
+            tally.flush()
 
 
 class ProcessHandler:

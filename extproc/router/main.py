@@ -13,7 +13,6 @@ from extproc.policies.base import PolicyContext
 from extproc.policies.registry import POLICIES
 from extproc.router.accept_gate import AcceptGate
 from extproc.router.handler import ProcessService
-from extproc.router.meter import StreamMeter
 from extproc.routing.director import Director
 from extproc.server.base import Listener, Server
 from extproc.server.grpc_health import HealthBoard
@@ -64,7 +63,6 @@ class Router:
             server=settings.server,
             routing=settings.routing,
             metrics=self.metrics,
-            meter=StreamMeter(self.row),
         )
         self.server = self._make_server(boot)
 
@@ -88,12 +86,19 @@ class Router:
         return [row for row in self._table.rows() if row.role is Role.ROUTER and row.state is ProcessState.READY]
 
     async def keep_house(self) -> None:
-        """Look after what must go on without requests: the fleet that is seen, the load that fades."""
+        """Look after what need not be done for each request."""
         while True:
-            self.fleet.refresh()
-            self.row.fleet_generation = self.fleet.generation
+            self.show()
             self.gate.fade(HOUSEKEEPING_SECS)
             await asyncio.sleep(HOUSEKEEPING_SECS)
+
+    def show(self) -> None:
+        """Bring this process's row and metrics up to date."""
+        self.fleet.refresh()
+        self.row.fleet_generation = self.fleet.generation
+        self.row.active_streams = self.service.active
+        self.row.total_streams = self.service.opened
+        self.service.flush()
 
 
 def run(boot: ChildBoot) -> int:
@@ -119,4 +124,5 @@ async def _serve(boot: ChildBoot) -> int:
         router.health.set_ready(False)
         await router.server.drain(router.settings.server.drain_timeout_secs)
         housekeeping.cancel()
+        router.show()
     return EXIT_CLEAN

@@ -5,7 +5,9 @@ Processes write into memory-mapped files (``prometheus_client`` multiprocess mod
 closed sets or from the configuration, never from a request.
 """
 
-from prometheus_client import Counter, Histogram, values
+from prometheus_client import Counter, values
+
+from extproc.telemetry.tally import TallyHistogram
 
 DECISION_BUCKETS = (
     10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25, 1.0, 2.0,
@@ -28,7 +30,7 @@ class Metrics:
             ["worker", "policy", "reason"],
             registry=None,
         )
-        self.decision_seconds = Histogram(
+        self.decision_seconds = TallyHistogram(
             "extproc_decision_seconds",
             "Time from the last byte of the request that a decision needs to the decision.",
             buckets=DECISION_BUCKETS,

@@ -15,6 +15,7 @@ use_process_slot(int(sys.argv[1]))
 metrics = Metrics()
 metrics.requests.labels("routed").inc()
 metrics.decision_seconds.observe(20e-6)
+metrics.decision_seconds.flush()
 """
 
 
