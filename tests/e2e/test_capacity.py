@@ -56,8 +56,12 @@ async def test_a_hundred_thousand_requests_leave_memory_flat_and_nothing_in_flig
         assert warm.statuses[200] + rest.statuses[200] == IN_ALL
         assert await deployed.service.pids("router") == pids
         assert max(growth.values()) < MAX_GROWTH_BYTES
-        assert await deployed.service.metric("extproc_requests_total", outcome="routed") == IN_ALL
+        await until(lambda: everything_counted(deployed))
         await until(lambda: nothing_in_flight(deployed))
+
+
+async def everything_counted(deployed: Deployment) -> bool:
+    return await deployed.service.metric("extproc_requests_total", outcome="routed") == IN_ALL
 
 
 async def nothing_in_flight(deployed: Deployment) -> bool:
