@@ -225,7 +225,11 @@ class NativeConnection(asyncio.Protocol):
 
     def _open(self, event: RequestReceived) -> None:
         traffic = self._traffic
-        path = next((value for name, value in event.headers if name == b":path"), b"")
+        path = b""
+        for name, value in event.headers:
+            if name == b":path":
+                path = value
+                break
         process = path == traffic.process_path
         stream = self._streams[event.stream_id] = NativeStream(self, event.stream_id, process=process)
         if process:
