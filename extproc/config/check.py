@@ -5,7 +5,8 @@ declaration; the ``workers`` list and the addresses to listen on have modules of
 """
 
 import os
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 from extproc.config.endpoints import eds_file
@@ -20,6 +21,8 @@ HEADERS_ROOM_BYTES = 64 * 1024
 
 MIN_MESSAGE_TIMEOUT_RATIO = 2
 """Envoy must outwait our own watchdog, or it gives up while the answer is on its way."""
+
+_HEADER_PATTERN = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
 
 ENGINE_KEEP_ALIVE_SECS = 5.0
 """After this vLLM closes an idle connection; a request sent at that moment is lost."""
@@ -43,6 +46,7 @@ def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]
         *_tls(settings),
         *_sizes_and_times(settings),
         *_routing(settings, policies),
+        *_forwarded_headers(settings.envoy.forwarded_headers),
     ]
 
 
@@ -149,3 +153,11 @@ def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
     if not health_path.startswith("/") or not health_path.isascii() or " " in health_path or "#" in health_path:
         faults.append(Fault("fleet.health_path", f"must be a path that starts with `/`; is {shown(health_path)}"))
     return faults
+
+
+def _forwarded_headers(names: Sequence[str]) -> list[Fault]:
+    return [
+        Fault(f"envoy.forwarded_headers[{index}]", "must be a header name in lower case, with `*` only at its end")
+        for index, name in enumerate(names)
+        if not _HEADER_PATTERN.fullmatch(name)
+    ]

@@ -32,4 +32,9 @@ class EnvoySettings:
     stream_idle_timeout_secs: float = setting(
         3600.0, "A request without a byte either way for this long is ended.", unit="seconds", low=1
     )
+    forwarded_headers: tuple[str, ...] = setting(
+        ("content-length", "x-extproc-*", "x-smg-*", "x-gateway-*", "x-llm-d-*"),
+        "Request headers that Envoy shows to the service beside `:method` and `:path`; a `*` at the end stands for any "
+        "rest. Fewer are cheaper, and credentials stay with Envoy.",
+    )
     retries: int = setting(3, "Attempts after the first, on connect failure, reset or 503.", low=0, high=10)

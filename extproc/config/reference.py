@@ -58,7 +58,7 @@ def default_text(entry: Entry) -> str:
     if isinstance(value, (int, float)):
         return f"{value:_}".removesuffix(".0")
     if isinstance(value, tuple):
-        return "[]"
+        return f"[{', '.join(value)}]"
     return str(value) or '""'
 
 

@@ -1,5 +1,7 @@
 """The HTTP filters, in order: ask a router, forward."""
 
+from collections.abc import Sequence
+
 from envoy_data_plane.envoy.config.core.v3 import (
     BackoffStrategy,
     GrpcService,
@@ -10,6 +12,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
     ExternalProcessorRouteCacheAction,
+    HeaderForwardingRules,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
     ProcessingMode,
@@ -18,6 +21,7 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from extproc.config.settings import Settings
@@ -55,11 +59,23 @@ def _ext_proc(settings: Settings) -> HttpFilter:
             forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, SUBSET_NAMESPACE]),
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE]),
         ),
+        forward_rules=HeaderForwardingRules(allowed_headers=_forwarded(settings.envoy.forwarded_headers)),
         route_cache_action=(
             ExternalProcessorRouteCacheAction.CLEAR if single else ExternalProcessorRouteCacheAction.RETAIN
         ),
     )
     return HttpFilter(name="envoy.filters.http.ext_proc", typed_config=Any.pack(processor))
+
+
+def _forwarded(names: Sequence[str]) -> ListStringMatcher:
+    """Match the headers that a decision may look at; ``name*`` is a prefix."""
+    patterns = [StringMatcher(exact=":method"), StringMatcher(exact=":path")]
+    for name in names:
+        if name.endswith("*"):
+            patterns.append(StringMatcher(prefix=name.removesuffix("*")))
+        else:
+            patterns.append(StringMatcher(exact=name))
+    return ListStringMatcher(patterns=patterns)
 
 
 def _processing_mode(*, response_headers: bool) -> ProcessingMode:

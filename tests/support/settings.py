@@ -1,6 +1,7 @@
 """Strategies for valid settings, made from the declarations, and the text a person would write for them."""
 
 import dataclasses
+import json
 import typing
 from typing import Any, Literal
 
@@ -32,7 +33,7 @@ def value_of(entry: Entry) -> st.SearchStrategy[Any]:
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
     if entry.type is str:
         return printable
-    return st.lists(printable, max_size=4).map(tuple)
+    return st.lists(st.from_regex(r"[a-z-]{1,12}\*?", fullmatch=True), max_size=4).map(tuple)
 
 
 def group_of(group: type) -> st.SearchStrategy[Any]:
@@ -65,6 +66,5 @@ all_settings = st.builds(
 
 def as_yaml(settings: Settings) -> str:
     """Write settings as an ordinary YAML tool does."""
-    document = dataclasses.asdict(settings)
-    document["workers"] = [worker | {"models": list(worker["models"])} for worker in document["workers"]]
+    document = json.loads(json.dumps(dataclasses.asdict(settings)))
     return yaml.safe_dump(document, allow_unicode=True, sort_keys=False)

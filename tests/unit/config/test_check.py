@@ -68,6 +68,14 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
             Settings(fleet=FleetSettings(health_path="/a b")),
             "fleet.health_path: must be a path that starts with `/`; is '/a b'",
         ),
+        (
+            Settings(envoy=EnvoySettings(forwarded_headers=("x-a*", "*"))),
+            "envoy.forwarded_headers[1]: must be a header name in lower case, with `*` only at its end",
+        ),
+        (
+            Settings(envoy=EnvoySettings(forwarded_headers=("x-a*", "X-B"))),
+            "envoy.forwarded_headers[1]: must be a header name in lower case, with `*` only at its end",
+        ),
     ],
 )
 def test_says_what_does_not_fit_together(settings: Settings, fault: str) -> None:

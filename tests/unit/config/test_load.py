@@ -215,6 +215,8 @@ def test_any_valid_settings_can_be_given_in_the_environment_and_as_flags(origina
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

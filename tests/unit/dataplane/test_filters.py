@@ -48,3 +48,13 @@ def test_the_body_is_buffered_and_the_metadata_pass_both_ways() -> None:
         "forwardingNamespaces": {"untyped": ["envoy.lb", "envoy.lb.subset_hint"]},
         "receivingNamespaces": {"untyped": ["envoy.lb"]},
     }
+
+
+def test_only_what_decisions_look_at_is_shown_to_the_routers() -> None:
+    config = ext_proc(Settings(envoy=EnvoySettings(forwarded_headers=("content-length", "x-extproc-*"))))
+    assert config["forwardRules"]["allowedHeaders"]["patterns"] == [
+        {"exact": ":method"},
+        {"exact": ":path"},
+        {"exact": "content-length"},
+        {"prefix": "x-extproc-"},
+    ]
