@@ -4,17 +4,16 @@ import ipaddress
 
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
 
-from extproc.config.endpoints import UNIX
+from extproc.config.address import TcpAddress, UnixAddress, parse
 from extproc.errors import ConfigurationError
 
-LAST_PORT = 0xFFFF
 LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
 def listen_address(address: str, *, setting: str) -> Address:
     """Return where Envoy listens. Raises :class:`ConfigurationError` naming ``setting``."""
-    host, port = _split(address, setting=setting)
-    return Address(socket_address=SocketAddress(address=host, port_value=port))
+    host, port = _numbers(_parse(address, setting=setting), setting=setting)
+    return Address(socket_address=SocketAddress(address=str(host), port_value=port))
 
 
 def dial_address(address: str, *, setting: str) -> Address:
@@ -22,24 +21,28 @@ def dial_address(address: str, *, setting: str) -> Address:
 
     Raises :class:`ConfigurationError` naming ``setting``.
     """
-    if address.startswith(UNIX):
-        return Address(pipe=Pipe(path=address.removeprefix(UNIX)))
-    host, port = _split(address, setting=setting)
-    parsed = ipaddress.ip_address(host)
-    if parsed.is_unspecified:
-        host = LOOPBACK[parsed.version]
-    return Address(socket_address=SocketAddress(address=host, port_value=port))
+    if isinstance(parsed := _parse(address, setting=setting), UnixAddress):
+        return Address(pipe=Pipe(path=parsed.path))
+    host, port = _numbers(parsed, setting=setting)
+    name = LOOPBACK[host.version] if host.is_unspecified else str(host)
+    return Address(socket_address=SocketAddress(address=name, port_value=port))
 
 
-def _split(address: str, *, setting: str) -> tuple[str, int]:
-    """Split ``IP:PORT`` or ``[IPv6]:PORT``. Envoy takes numbers only, so a name other than localhost is refused."""
-    host, _, port = address.rpartition(":")
-    host = LOOPBACK[4] if host == "localhost" else host.removeprefix("[").removesuffix("]")
+def _parse(address: str, *, setting: str) -> UnixAddress | TcpAddress:
     try:
-        ipaddress.ip_address(host)
-        number = int(port)
-    except ValueError:
-        raise ConfigurationError([f"{setting}: {address!r} is not IP:PORT"]) from None
-    if not 0 < number <= LAST_PORT:
-        raise ConfigurationError([f"{setting}: {address!r} has no port from 1 to {LAST_PORT}"])
-    return host, number
+        return parse(address)
+    except ValueError as error:
+        raise ConfigurationError([f"{setting}: {error}"]) from None
+
+
+def _numbers(
+    address: UnixAddress | TcpAddress, *, setting: str
+) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """Return host and port. Envoy takes numbers only, so a name other than localhost is refused."""
+    if not isinstance(address, TcpAddress) or not address.port:
+        raise ConfigurationError([f"{setting}: {str(address)!r} is not IP:PORT with a port from 1"])
+    host = LOOPBACK[4] if address.host == "localhost" else address.host
+    try:
+        return ipaddress.ip_address(host), address.port
+    except ValueError as error:
+        raise ConfigurationError([f"{setting}: {error}"]) from None
