@@ -44,5 +44,5 @@ def _numbers(
     host = LOOPBACK[4] if address.host == "localhost" else address.host
     try:
         return ipaddress.ip_address(host), address.port
-    except ValueError as error:
-        raise ConfigurationError([f"{setting}: {error}"]) from None
+    except ValueError:
+        raise ConfigurationError([f"{setting}: {str(address)!r} has no IP address before the port"]) from None
