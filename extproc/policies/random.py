@@ -1,7 +1,7 @@
 """``random``: every candidate with the same probability, fall-backs likewise.
 
 When to use it: as a baseline, or when requests are alike and many. State: none. Fall-backs: other candidates, drawn
-without replacement. Cost: about 3 µs. Source of the rule: the family of the Shepherd Model Gateway.
+without replacement. Source of the rule: the family of the Shepherd Model Gateway.
 """
 
 from typing import ClassVar

@@ -2,7 +2,7 @@
 
 When to use it: requests of similar cost and no benefit from prefix caches. State: a counter with one cell a process,
 summed on reading; two processes deciding at the same moment may take the same turn, which evens out over time.
-Fall-backs: the next candidates in order of id. Cost: under 2 µs. Source of the rule: the family of the Shepherd Model
+Fall-backs: the next candidates in order of id. Source of the rule: the family of the Shepherd Model
 Gateway.
 """
 

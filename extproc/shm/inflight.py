@@ -56,7 +56,7 @@ class InFlight:
         return InFlightColumn(self._cells[process_slot * MAX_WORKERS : (process_slot + 1) * MAX_WORKERS])
 
     def total(self, worker_slot: int) -> int:
-        """Requests in flight to one worker; about 2 µs."""
+        """Requests in flight to one worker."""
         return sum(self._cells[worker_slot::MAX_WORKERS].tolist())
 
     def totals(self) -> list[int]:
