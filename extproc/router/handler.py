@@ -40,8 +40,7 @@ class Decider(Protocol):
 class ProcessService:
     """Makes the handlers of one router process and holds what they share.
 
-    ``active`` streams are open now, of all that were ever ``opened``. Once ``stopping`` is set, new requests are
-    refused.
+    ``active`` streams are open now, of all that were ever ``opened``.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class ProcessService:
         self.decision_timeout_secs = server.decision_timeout_secs
         self.fail_open = routing.on_error == "open"
         self.shows_decision = routing.decision_header
-        self.stopping = False
+        self._stopping = False
         self.active = 0
         self.opened = 0
         self.observe_decision = metrics.decision_seconds.observe
@@ -81,9 +80,13 @@ class ProcessService:
         """An RPC is over."""
         self.active -= 1
 
+    def stop_taking(self) -> None:
+        """Refuse every request from now on."""
+        self._stopping = True
+
     def admission_fault(self) -> Refusal | None:
         """Why no new request is taken now, or None."""
-        if self.stopping:
+        if self._stopping:
             return Draining("The router is stopping.")
         if self.active > self.max_streams:
             return Overloaded("The router serves as many requests as it may.")

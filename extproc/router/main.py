@@ -122,7 +122,10 @@ async def _serve(boot: ChildBoot) -> int:
         life.ready()
         await life.stop.wait()
         router.health.set_ready(False)
-        await router.server.drain(router.settings.server.drain_timeout_secs)
+        drain_secs = router.settings.server.drain_timeout_secs
+        # What still comes after that, from a peer that has not yet read our GOAWAY, is told to come back.
+        asyncio.get_running_loop().call_later(drain_secs, router.service.stop_taking)
+        await router.server.drain(drain_secs)
         housekeeping.cancel()
         router.show()
     return EXIT_CLEAN

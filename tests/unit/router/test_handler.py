@@ -163,7 +163,7 @@ def test_streams_over_the_limit_are_answered_429() -> None:
 
 def test_new_requests_of_a_stopping_router_are_answered_503() -> None:
     bench = Bench()
-    bench.service.stopping = True
+    bench.service.stop_taking()
     transport = Transport()
     bench.service.open_stream(transport).receive(m.request_headers("buffered").SerializeToString())
     headers = {option.header.key: option.header.raw_value for option in transport.answer.headers.set_headers}
