@@ -16,6 +16,7 @@ use_process_slot(int(sys.argv[1]))
 metrics = Metrics()
 metrics.requests.labels("routed").inc(int(sys.argv[2]))
 metrics.decision_seconds.observe(0.00004)
+metrics.decision_seconds.flush()
 """
 
 
