@@ -36,7 +36,7 @@ async def test_a_request_in_flight_is_finished_before_the_end() -> None:
             worker.process.terminate()
 
         assert answer.result() == 200
-        assert await asyncio.to_thread(worker.stop) == 0
+        assert await asyncio.to_thread(worker.process.wait, 30) == 0
 
 
 def test_a_request_that_never_ends_does_not_hold_it_up() -> None:
