@@ -55,6 +55,12 @@ class BodyUnavailable(Refusal):
     reason = "body_unavailable"
 
 
+class HeadersUnavailable(Refusal):
+    """The data plane keeps back the request headers, and without them nothing is known of the request."""
+
+    reason = "headers_unavailable"
+
+
 class InvalidRequest(Refusal):
     """The body is not what the path requires."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from extproc.api.request import RoutingRequest
-from extproc.errors import BodyTooLarge, Refusal
+from extproc.errors import BodyTooLarge, HeadersUnavailable, Refusal
 from extproc.pb.ext_proc_pb2 import (
     BUFFERED,
     BUFFERED_PARTIAL,
@@ -84,7 +84,8 @@ class Exchange:
     def receive(self, message: ProcessingRequest) -> list[bytes]:
         """Take one message; return the replies that can be sent at once, in order.
 
-        Raises :class:`~extproc.errors.BodyTooLarge`; the owner then calls :meth:`refused`.
+        Raises :class:`~extproc.errors.Refusal` (a body that is too large, a request without headers); the owner then
+        calls :meth:`refused`.
         """
         if self._request_mode < 0:
             self._learn_mode(message)
@@ -158,6 +159,7 @@ class Exchange:
     def _on_request_body(self, message: ProcessingRequest) -> list[bytes]:
         if self._request_ended:
             return []
+        self._insist_on_headers()
         part: HttpBody = message.request_body
         # A buffered body is one message; with trailers behind it, it does not end the stream.
         self._request_ended = part.end_of_stream
@@ -175,6 +177,7 @@ class Exchange:
     def _on_request_trailers(self, message: ProcessingRequest) -> list[bytes]:  # noqa: ARG002 - only their arrival counts
         if self._trailers_owed or (self._request_ended and self.phase is Phase.ROUTED):
             return []
+        self._insist_on_headers()
         self._request_ended = True
         if self.phase is Phase.ROUTED:
             return [replies.REQUEST_TRAILERS_CONTINUE]
@@ -209,6 +212,12 @@ class Exchange:
             self.request.payload = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self.wanted = True
         return []
+
+    def _insist_on_headers(self) -> None:
+        if self.phase is Phase.READING and self.request is _NOTHING_KEPT:
+            raise HeadersUnavailable(
+                "The data plane does not send the request headers: set the filter's request_header_mode to SEND."
+            )
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request body is larger than {self._max_body_bytes} bytes.")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.errors import BodyTooLarge, NoEndpoint
+from extproc.errors import BodyTooLarge, HeadersUnavailable, NoEndpoint
 from extproc.pb.ext_proc_pb2 import ProcessingRequest
 from extproc.stream.exchange import Exchange
 from tests.support import messages as m
@@ -158,6 +158,21 @@ def test_a_partial_body_is_marked_as_truncated() -> None:
     target.receive(m.request_body(b'{"mod', end_of_stream=False))
     assert target.wanted
     assert target.request.truncated
+
+
+@pytest.mark.parametrize("mode", ALL)
+@pytest.mark.parametrize("message", [m.request_body(b"secret"), m.request_trailers()], ids=["body", "trailers"])
+def test_a_request_without_headers_is_refused_and_nothing_of_it_is_kept(mode: str, message: ProcessingRequest) -> None:
+    first = ProcessingRequest()
+    first.CopyFrom(message)
+    config = m.MODES[mode]
+    if config is not None:
+        first.protocol_config.CopyFrom(config)
+    target = exchange()
+    with pytest.raises(HeadersUnavailable):
+        target.receive(first)
+    assert not target.wanted
+    assert exchange().request.payload is None
 
 
 @pytest.mark.parametrize("mode", ALL)
