@@ -1,13 +1,13 @@
 """One HTTP request, as far as routing knows it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from extproc.api.body import RequestBody
 
 
-@dataclass(slots=True, kw_only=True)
-class RoutingRequest:
+class RoutingRequest(msgspec.Struct, kw_only=True):
     """What candidates, policies and hooks may look at.
 
     Header names are lower case, as Envoy sends them. ``body_needed`` is settled when the headers arrive: whether the

@@ -68,7 +68,7 @@ class ProcessService:
         self.count_open = metrics.requests.labels("open").inc
         self.count_reset_end = metrics.streams.labels("reset").inc
         self.count_error_end = metrics.streams.labels("error").inc
-        self._decisions: dict[tuple[str, str], Tally] = {}
+        self._decisions: dict[tuple[str, int], Tally] = {}
 
     def open_stream(self, responder: Responder) -> "ProcessHandler":
         """Take a new RPC."""
@@ -95,7 +95,8 @@ class ProcessService:
     def count_decision(self, decision: Decision) -> None:
         """Count a routed request under its worker, policy and reason."""
         self._routed.inc()
-        key = (decision.worker.id, decision.reason)
+        # The reason's identity, as hashing a member of an enumeration runs Python code.
+        key = (decision.worker.id, id(decision.reason))
         tally = self._decisions.get(key)
         if tally is None:
             # Bounded by workers that ever were times reasons; the metric itself holds the same set.
@@ -115,7 +116,9 @@ class ProcessService:
 class ProcessHandler:
     """One RPC; see :class:`~extproc.server.base.StreamHandler` for who calls what."""
 
-    __slots__ = ("_decision", "_exchange", "_fault", "_half_closed", "_pending", "_responder", "_service", "_watchdog")
+    __slots__ = (
+        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_pending", "_responder", "_service", "_watchdog",
+    )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:
         self._service = service
@@ -125,6 +128,7 @@ class ProcessHandler:
         self._pending: asyncio.Future[Decision] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._half_closed = False
+        self._draining = False
         self._fault = service.admission_fault()
 
     def receive(self, message: bytes) -> None:
@@ -142,6 +146,8 @@ class ProcessHandler:
             self._refuse(refusal)
         if exchange.wanted:
             self._decide()
+        if self._draining:
+            self.drain()
 
     def half_close(self) -> None:
         """End the RPC from our side too, once nothing is owed."""
@@ -150,8 +156,9 @@ class ProcessHandler:
             self._responder.finish()
 
     def drain(self) -> None:
-        """End the RPC cleanly if its request is decided: the data plane goes on without us."""
-        if self._exchange.phase is Phase.ROUTED:
+        """End the RPC cleanly as soon as the data plane can go on without us."""
+        self._draining = True
+        if self._exchange.dispensable:
             self._responder.finish()
 
     def closed(self) -> None:
@@ -207,6 +214,8 @@ class ProcessHandler:
             self._give_up()
         if self._half_closed:
             self._responder.finish()
+        elif self._draining:
+            self.drain()
 
     def _on_decision_timeout(self) -> None:
         self._settle()

@@ -80,6 +80,7 @@ class Router:
             on_connection_closed=lambda reason: self.metrics.connections_closed.labels(reason).inc(),
             shared_socket=shared,
             load=self.gate,
+            on_tls_reload=lambda result: self.metrics.tls_reloads.labels(result).inc(),
         )
 
     def _accepting_routers(self) -> list[ProcessRow]:

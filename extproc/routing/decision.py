@@ -1,7 +1,8 @@
 """What a decision is, and the accounting that lives as long as its request."""
 
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from extproc.fleet.worker import Worker
 from extproc.policies.base import Reason
@@ -14,8 +15,7 @@ class InFlightColumn(Protocol):
         """Count requests up or down."""
 
 
-@dataclass(slots=True, eq=False)
-class Decision:
+class Decision(msgspec.Struct, eq=False):
     """A routed request.
 
     ``endpoints`` is the value for the data plane: ``ip:port`` of the first choice, then of its fall-backs, separated by
