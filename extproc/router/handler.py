@@ -117,7 +117,8 @@ class ProcessHandler:
     """One RPC; see :class:`~extproc.server.base.StreamHandler` for who calls what."""
 
     __slots__ = (
-        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_pending", "_responder", "_service", "_watchdog",
+        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_pending", "_responder", "_service",
+        "_watchdog",
     )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:

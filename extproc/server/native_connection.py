@@ -242,6 +242,8 @@ class NativeConnection(asyncio.Protocol):
             stream.finish(Status.UNIMPLEMENTED, "unknown method")
         else:
             stream.open(opener)
+            if traffic.stopping:  # the peer has not read the GOAWAY yet
+                stream.drain()
         if event.end_stream:
             stream.half_close()
         if process and self._opened == self._rotate_after:

@@ -114,6 +114,11 @@ class Exchange:
         self.request = _NOTHING_KEPT
         return [replies.immediate(refusal, anthropic=anthropic)]
 
+    @property
+    def dispensable(self) -> bool:
+        """Whether the data plane can go on by itself: the request is routed and its body does not pass through us."""
+        return self.phase is Phase.ROUTED and (self._request_ended or self._request_mode != FULL_DUPLEX_STREAMED)
+
     def _learn_mode(self, message: ProcessingRequest) -> None:
         if not message.HasField("protocol_config"):
             self._request_mode = FULL_DUPLEX_STREAMED

@@ -50,6 +50,7 @@ class Bench:
     def __init__(self, *, on_error: str = "open", max_streams: int = 100, timeout_secs: float = 30) -> None:
         self.column = Column()
         self.outcome: Callable[[], Outcome] = self.decision
+        self.body_needed = True
         self.service = ProcessService(
             decider=self,
             server=ServerSettings(max_streams=max_streams, decision_timeout_secs=timeout_secs),
@@ -60,7 +61,7 @@ class Bench:
         self.handler: ProcessHandler = self.service.open_stream(self.transport)
 
     def needs_body(self, method: str, path: str) -> bool:
-        return True
+        return self.body_needed
 
     def decide(self, request: RoutingRequest) -> Decision | asyncio.Future[Decision]:
         outcome = self.outcome()
@@ -177,6 +178,39 @@ def test_drain_ends_decided_streams_and_no_others() -> None:
     decided.handler.drain()
     undecided.handler.drain()
     assert (decided.transport.status, undecided.transport.status) == (0, None)
+
+
+def test_a_drained_stream_ends_as_soon_as_it_is_decided() -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("buffered"))
+    bench.handler.drain()
+    assert bench.transport.status is None
+    bench.receive(m.request_body(b"{}"))
+    assert m.destinations(bench.transport.sent) == ["10.0.0.1:8000"]
+    assert bench.transport.status == 0
+
+
+async def test_a_drained_stream_ends_as_soon_as_a_later_decision_is_there() -> None:
+    bench, future = Bench(), await pending()
+    bench.outcome = lambda: future
+    bench.receive(m.request_headers("buffered", end_of_stream=True))
+    bench.handler.drain()
+    assert bench.transport.status is None
+    future.set_result(bench.decision())
+    await asyncio.sleep(0)
+    assert m.destinations(bench.transport.sent) == ["10.0.0.1:8000"]
+    assert bench.transport.status == 0
+
+
+def test_a_drained_stream_does_not_end_in_the_middle_of_a_body_that_passes_through() -> None:
+    bench = Bench()
+    bench.body_needed = False
+    bench.receive(m.request_headers("full_duplex"), m.request_body(b"ab", end_of_stream=False))
+    bench.handler.drain()
+    assert bench.transport.status is None
+    bench.receive(m.request_body(b"c"))
+    assert m.streamed(bench.transport.sent)[0] == b"abc"
+    assert bench.transport.status == 0
 
 
 def test_half_close_ends_the_stream_cleanly() -> None:

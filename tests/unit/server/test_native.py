@@ -201,6 +201,15 @@ class TestDrain:
             await drained
             assert server.closed == {CloseReason.DRAINED: 1}
 
+    async def test_a_stream_opened_before_the_notice_was_read_is_asked_to_end_too(self) -> None:
+        async with running("native") as server, raw_peer(server.address) as peer:
+            drained = spawn(server.server.drain(0), name="drain")
+            await peer.until(Type.GOAWAY)
+            peer.send(headers_frame(1) + data_frame(1, b"late"))
+            assert (await peer.until(Type.HEADERS, stream=1)).headers["grpc-status"] == "0"
+            await drained
+            assert server.handlers[0].events == ["drain", "closed"]
+
     async def test_a_peer_that_answers_nothing_is_cut(self) -> None:
         async with running("native") as server, raw_peer(server.address) as peer:
             await server.server.drain(0)
