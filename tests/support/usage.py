@@ -20,3 +20,9 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 def resident_bytes(pid: int) -> int:
     """Memory of a process that is resident, shared pages included."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE
+
+
+def descendants(pid: int) -> list[int]:
+    """Children of a process, their children, and so on."""
+    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return children + [below for child in children for below in descendants(child)]

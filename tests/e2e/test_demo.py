@@ -1,0 +1,65 @@
+"""The demo, as a new user runs it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import wait_until
+from tests.support.usage import descendants
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+COMMAND = [sys.executable, "-m", "extproc", "demo"]
+DECISION = re.compile(r"worker=(worker-\d); policy=round_robin; reason=round_robin$", re.MULTILINE)
+
+
+def test_once_shows_who_served_and_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "--once"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert DECISION.findall(done.stdout) == [f"worker-{number}" for number in (1, 2, 3, 1, 2, 3)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_stops_everything_cleanly(tmp_path: Path) -> None:
+    """Ctrl-C as a terminal sends it: to every process of the foreground group."""
+    log = tmp_path / "demo.log"
+    environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with log.open("wb") as output:
+        demo = subprocess.Popen(
+            COMMAND, stdout=output, stderr=subprocess.STDOUT, start_new_session=True, env=environment
+        )
+    try:
+        wait_until(lambda: demo.poll() is not None or "until Ctrl-C" in log.read_text())
+        assert demo.poll() is None, log.read_text()
+        started = descendants(demo.pid)
+        assert len(started) >= 8, "Envoy, three workers, supervisor, two routers, observer"
+        os.killpg(demo.pid, signal.SIGINT)
+        assert demo.wait(60) == 0, log.read_text()
+    finally:
+        demo.kill()
+        demo.wait()
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.log"]
+
+
+def test_a_failure_is_told_with_its_reason_and_the_place_of_the_logs(tmp_path: Path) -> None:
+    """Here: a temporary directory so deep that no unix socket fits into it."""
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    done = subprocess.run(
+        [*COMMAND, "--once"], capture_output=True, text=True, check=False, env=os.environ | {"TMPDIR": str(deep)}
+    )
+    assert done.returncode == 1
+    assert "server.router_address" in done.stderr
+    assert "Logs are kept in" in done.stderr
