@@ -32,6 +32,8 @@ class Cause(StrEnum):
     """The system gave us no process."""
     RELOAD = "reload"
     """It served well; its successor has newer settings or code."""
+    RELOAD_FAILED = "reload_failed"
+    """It was to be such a successor and did not become ready."""
 
 
 class ChildProcess:
@@ -118,7 +120,7 @@ class ChildProcess:
     def ending(self) -> str:
         """How it has ended, for people."""
         code = self.exit_code or 0
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
 
     def heartbeat_age_secs(self, now_ns: int) -> float:
         """How long ago its event loop last ran."""
@@ -134,3 +136,11 @@ class ChildProcess:
         self.killed = True
         self._killed_for = self._killed_for or cause
         self._popen.kill()
+
+
+def _signal_name(number: int) -> str:
+    """Return the name of a signal; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

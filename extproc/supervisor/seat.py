@@ -35,8 +35,8 @@ SETTLED_SECS = 10.0
 class Seat:
     """Keeps one place filled; the supervisor calls ``tick`` a few times a second and whenever a child ends.
 
-    ``on_replaced`` is told of every process that had to be replaced, with the cause. ``exclusive`` places never have
-    two processes at once.
+    ``on_replaced`` is told of every process that had to be replaced or given up, with the cause. ``exclusive`` places
+    never have two processes at once.
     """
 
     def __init__(
@@ -168,6 +168,7 @@ class Seat:
         self.cannot_start = child.exit_code == EXIT_CANNOT_START
         if child is self._successor:
             self._successor = None
+            self._on_replaced(self.role, Cause.RELOAD_FAILED)
             self._give_up_replacement()
         else:
             self._current = None

@@ -54,6 +54,9 @@ class Metrics:
         self.reloads = Counter(
             "extproc_configuration_reloads", "Readings of a changed configuration file.", ["result"], registry=None
         )
+        self.tls_reloads = Counter(
+            "extproc_tls_reloads", "Readings of changed certificate files, by each router.", ["result"], registry=None
+        )
         self.probes = Counter("extproc_health_probes", "Health probes.", ["worker", "result"], registry=None)
         self.restarts = Counter(
             "extproc_process_restarts", "Processes replaced, by role and cause.", ["role", "cause"], registry=None

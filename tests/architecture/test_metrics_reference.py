@@ -12,6 +12,7 @@ from extproc.errors import Refusal
 from extproc.fleet.health.prober import ProbeResult
 from extproc.policies.base import Reason
 from extproc.server.base import CloseReason
+from extproc.supervisor.process import Cause
 from extproc.telemetry.metrics import Metrics
 from tests.support.fleets import worker
 from tests.support.service_state import FakeState, process
@@ -64,6 +65,8 @@ def reasons(kind: type[Refusal]) -> Iterator[str]:
         ("extproc_decisions_total", set(Reason)),
         ("extproc_connections_closed_total", set(CloseReason)),
         ("extproc_health_probes_total", set(get_args(ProbeResult))),
+        ("extproc_process_restarts_total", set(Cause)),
+        ("extproc_tls_reloads_total", {"ok", "failed"}),
     ],
 )
 def test_the_page_lists_the_values_of_closed_labels(metric: str, values: set[str]) -> None:

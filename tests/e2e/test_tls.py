@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from extproc.server.tls import CertificatePair, self_signed_pair
 from tests.support.deployment import MODEL, Bootstrap, Deployment, deployment, router_cluster
 from tests.support.envoy import free_ports
 from tests.support.load import Load, post
@@ -70,6 +71,36 @@ async def test_a_router_on_a_port_of_its_own_speaks_tls_as_the_generated_bootstr
         result = await Load(deployed.address, CHAT, clients=4, limit=REQUESTS).run()
         await until(lambda: all_routed(deployed))
     assert result.failed == {}
+
+
+async def test_a_changed_certificate_is_used_and_counted_and_an_unusable_one_only_counted(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    write(self_signed_pair(), chain=chain, key=key)
+    server = {
+        "router_address": f"127.0.0.1:{port}",
+        "tls": "files",
+        "tls_certificate_file": str(chain),
+        "tls_private_key_file": str(key),
+        "tls_reload_interval_secs": 0.2,
+    }
+    async with deployment(tmp_path, config={"server": server, "supervisor": {"routers": 1}}) as deployed:
+        write(self_signed_pair(), chain=chain, key=key)
+        await until(lambda: reloaded(deployed, "ok"))
+        chain.write_text("no certificate")
+        await until(lambda: reloaded(deployed, "failed"))
+        result = await Load(deployed.address, CHAT, clients=4, limit=REQUESTS).run()
+        await until(lambda: all_routed(deployed))
+    assert result.failed == {}
+
+
+def write(pair: CertificatePair, *, chain: Path, key: Path) -> None:
+    for path, content in ((key, pair.key), (chain, pair.chain)):
+        path.write_bytes(content)
+
+
+async def reloaded(deployed: Deployment, result: str) -> bool:
+    return await deployed.service.metric("extproc_tls_reloads_total", result=result) > 0
 
 
 async def all_routed(deployed: Deployment) -> bool:

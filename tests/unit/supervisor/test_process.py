@@ -48,6 +48,13 @@ def test_a_child_that_dies_before_it_reads_does_no_harm(children: Children) -> N
     assert (child.cause(), child.ending()) == (Cause.SIGNAL, "signal SIGKILL")
 
 
+def test_a_signal_without_a_name_is_told_by_its_number(children: Children) -> None:
+    child = children.spawn("serve")
+    os.kill(child.pid, signal.SIGRTMIN + 6)
+    wait_until(child.reap)
+    assert (child.cause(), child.ending()) == (Cause.SIGNAL, f"signal {signal.SIGRTMIN + 6}")
+
+
 def test_the_first_cause_of_killing_counts(children: Children) -> None:
     child = children.spawn("serve")
     child.kill(Cause.STUCK)

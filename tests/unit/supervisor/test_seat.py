@@ -91,7 +91,7 @@ def test_a_successor_that_cannot_start_leaves_the_place_filled_with_the_old_sett
     seat.replace(with_policy(children.settings, BROKEN))
     tick_until(seat, lambda: seat.replacement_failed)
     tick_until(seat, lambda: seat.settled)
-    assert (seat.replacing, children.replaced) == (False, [])
+    assert (seat.replacing, children.replaced) == (False, [(role, Cause.RELOAD_FAILED)])
 
 
 def test_a_successor_that_never_gets_ready_is_killed_and_the_old_one_stays(children: Children) -> None:
