@@ -241,6 +241,7 @@ class ProcessHandler:
         service.count_decision(decision)
 
     def _refuse(self, refusal: Refusal) -> None:
+        self._settle()
         self._send(self._exchange.refused(refusal))
         self._service.metrics.requests.labels(refusal.reason).inc()
         self._responder.finish()

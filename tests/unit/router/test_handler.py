@@ -258,6 +258,17 @@ async def test_a_decision_that_takes_too_long_is_answered_503() -> None:
     assert future.cancelled()
 
 
+async def test_a_body_that_grows_too_large_while_deciding_is_answered_once() -> None:
+    bench, future = Bench(), await pending()
+    bench.body_needed = False
+    bench.outcome = lambda: future
+    bench.receive(m.request_headers("full_duplex"), m.request_body(bytes(33 << 20), end_of_stream=False))
+    assert bench.transport.answer.status.code == 413
+    assert future.cancelled()
+    await asyncio.sleep(0)
+    assert (bench.count("body_too_large"), bench.count("routed"), bench.count("open")) == (1, 0, 0)
+
+
 async def test_a_stream_that_ends_while_deciding_leaks_nothing() -> None:
     """The decision is made in a way that its cancellation comes too late."""
     bench, future = Bench(), await pending()
