@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.deployment import Deployment, deployment
+from tests.support.deployment import MODEL, Deployment, deployment
 from tests.support.load import Load, LoadResult, post
 from tests.support.waiting import until
 
@@ -28,9 +28,13 @@ Event = Callable[[Deployment], Awaitable[None]]
 
 
 @pytest.fixture
-async def deployed(tmp_path: Path) -> AsyncIterator[Deployment]:
-    async with deployment(tmp_path) as running:
+async def deployed(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Deployment]:
+    """Three workers and two routers; the parameter is the workers' models: without any, no body is read."""
+    async with deployment(tmp_path, models=getattr(request, "param", (MODEL,))) as running:
         yield running
+
+
+EITHER_WAY = pytest.mark.parametrize("deployed", [(MODEL,), ()], ids=["bodies read", "headers only"], indirect=True)
 
 
 async def under_load(deployed: Deployment, event: Event) -> LoadResult:
@@ -41,6 +45,7 @@ async def under_load(deployed: Deployment, event: Event) -> LoadResult:
     return result
 
 
+@EITHER_WAY
 async def test_a_killed_router_costs_nothing_and_is_replaced(deployed: Deployment) -> None:
     before = await deployed.service.pids("router")
 
@@ -77,6 +82,7 @@ async def test_a_rolling_restart_costs_nothing(deployed: Deployment) -> None:
     assert result.broken_off == 0
 
 
+@EITHER_WAY
 async def test_a_removed_worker_costs_nothing_and_gets_nothing_more(deployed: Deployment) -> None:
     removed = deployed.service.config["workers"][0]
 
