@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 INVALID_ARGUMENT = 3
 
+_ANSWERED = (Phase.ROUTED, Phase.REFUSED)
+
 
 class Decider(Protocol):
     """What turns requests into decisions, at once or later."""
@@ -117,8 +119,8 @@ class ProcessHandler:
     """One RPC; see :class:`~extproc.server.base.StreamHandler` for who calls what."""
 
     __slots__ = (
-        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_pending", "_responder", "_service",
-        "_watchdog",
+        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_malformed", "_pending", "_responder",
+        "_service", "_watchdog",
     )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:
@@ -130,6 +132,7 @@ class ProcessHandler:
         self._watchdog: asyncio.TimerHandle | None = None
         self._half_closed = False
         self._draining = False
+        self._malformed = False
         self._fault = service.admission_fault()
 
     def receive(self, message: bytes) -> None:
@@ -141,7 +144,7 @@ class ProcessHandler:
         try:
             self._send(exchange.receive(ProcessingRequest.FromString(message)))
         except DecodeError:
-            self._service.count_error_end()
+            self._malformed = True
             self._responder.finish(INVALID_ARGUMENT, "not a ProcessingRequest")
         except Refusal as refusal:
             self._refuse(refusal)
@@ -169,7 +172,9 @@ class ProcessHandler:
             self._decision.release()
             self._decision = None
         service = self._service
-        if self._half_closed or self._exchange.phase is not Phase.READING:
+        if self._malformed:
+            service.count_error_end()
+        elif self._half_closed or self._exchange.phase in _ANSWERED:
             service.count_clean_end()
         else:
             service.count_reset_end()

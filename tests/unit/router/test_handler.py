@@ -81,6 +81,11 @@ class Bench:
         self.service.flush()
         return float(self.service.metrics.requests.labels(outcome)._value.get())
 
+    def ends(self) -> dict[str, float]:
+        self.service.flush()
+        streams = self.service.metrics.streams
+        return {end: streams.labels(end)._value.get() for end in ("clean", "reset", "error")}
+
 
 def test_a_request_is_in_flight_from_its_decision_to_the_end_of_the_stream() -> None:
     bench = Bench()
@@ -150,6 +155,19 @@ def test_bytes_that_are_no_message_end_the_stream_with_invalid_argument() -> Non
     bench = Bench()
     bench.handler.receive(b"\xff\xff\xff")
     assert bench.transport.status == 3
+    bench.handler.closed()
+    assert bench.ends() == {"clean": 0, "reset": 0, "error": 1}
+
+
+async def test_a_stream_that_breaks_off_before_its_decision_counts_as_reset() -> None:
+    reading, deciding = Bench(), Bench()
+    future = await pending()
+    deciding.outcome = lambda: future
+    reading.receive(m.request_headers("buffered"))
+    deciding.receive(m.request_headers("buffered", end_of_stream=True))
+    for bench in (reading, deciding):
+        bench.handler.closed()
+        assert bench.ends() == {"clean": 0, "reset": 1, "error": 0}
 
 
 def test_streams_over_the_limit_are_answered_429() -> None:
