@@ -6,6 +6,7 @@ remembered (bounded).
 
 import functools
 import json
+from typing import Literal
 
 from extproc.errors import Refusal
 from extproc.pb.ext_proc_pb2 import (
@@ -69,26 +70,12 @@ def routed_trailers(endpoints: str | None) -> bytes:
 
 def request_chunks(body: bytes, *, end_of_stream: bool) -> list[bytes]:
     """Full-duplex replies that pass one chunk of the request body on unchanged."""
-    replies = []
-    for part, last in _parts(body):
-        reply = ProcessingResponse()
-        chunk = reply.request_body.response.body_mutation.streamed_response
-        chunk.body = part
-        chunk.end_of_stream = end_of_stream and last
-        replies.append(reply.SerializeToString())
-    return replies
+    return _chunks("request_body", body, end_of_stream=end_of_stream)
 
 
 def response_chunks(body: bytes, *, end_of_stream: bool) -> list[bytes]:
     """Full-duplex replies that pass one chunk of the response body on unchanged."""
-    replies = []
-    for part, last in _parts(body):
-        reply = ProcessingResponse()
-        chunk = reply.response_body.response.body_mutation.streamed_response
-        chunk.body = part
-        chunk.end_of_stream = end_of_stream and last
-        replies.append(reply.SerializeToString())
-    return replies
+    return _chunks("response_body", body, end_of_stream=end_of_stream)
 
 
 def response_headers(decision: str) -> bytes:
@@ -117,14 +104,16 @@ def immediate(refusal: Refusal, *, anthropic: bool = False) -> bytes:
     return reply.SerializeToString()
 
 
-def _parts(body: bytes) -> list[tuple[bytes, bool]]:
-    size = len(body)
-    if size <= STREAMED_CHUNK_BYTES:
-        return [(body, True)]
-    return [
-        (body[start : start + STREAMED_CHUNK_BYTES], start + STREAMED_CHUNK_BYTES >= size)
-        for start in range(0, size, STREAMED_CHUNK_BYTES)
-    ]
+def _chunks(phase: Literal["request_body", "response_body"], body: bytes, *, end_of_stream: bool) -> list[bytes]:
+    replies = []
+    # An empty chunk is passed on too: it may be what ends the stream.
+    for start in range(0, len(body) or 1, STREAMED_CHUNK_BYTES):
+        reply = ProcessingResponse()
+        chunk = getattr(reply, phase).response.body_mutation.streamed_response
+        chunk.body = body[start : start + STREAMED_CHUNK_BYTES]
+        chunk.end_of_stream = end_of_stream and start + STREAMED_CHUNK_BYTES >= len(body)
+        replies.append(reply.SerializeToString())
+    return replies
 
 
 def _destination(endpoints: str | None) -> CommonResponse:
