@@ -2,7 +2,8 @@
 
 All routers watch one listening socket. Each tells, through its row of the process table, how many streams its shared
 connections carry and have recently carried; a router accepts at once when nobody's number is lower, else after a delay
-that grows with its rank. The least loaded router therefore wins, and a stuck one only costs milliseconds.
+that grows with its rank. The least loaded router therefore wins, and a stuck one only costs milliseconds. One that is
+not ready, or drains, comes after all that are.
 
 Recent streams count because a short request is gone before the next connection arrives. They fade by half every
 ``FADE_SECS``, so a replaced router does not take every connection until its total has caught up.
@@ -26,7 +27,7 @@ class LoadRow(Protocol):
 class AcceptGate:
     """The load of one router, and its rank among the others.
 
-    ``peers`` gives the rows of all routers that accept now, this one included.
+    ``peers`` gives the rows of all routers that are ready, this one included if it is.
     """
 
     def __init__(self, row: LoadRow, peers: Callable[[], Iterable[LoadRow]]) -> None:
@@ -58,8 +59,11 @@ class AcceptGate:
 
     def accept_delay_secs(self) -> float:
         """How long to leave a waiting connection to less loaded routers; 0 when there is none."""
+        peers = list(self._peers())
+        if not any(peer is self._row for peer in peers):
+            return RANK_DELAY_SECS * len(peers)
         mine = self._row.shared_streams
-        return RANK_DELAY_SECS * sum(1 for peer in self._peers() if peer.shared_streams < mine)
+        return RANK_DELAY_SECS * sum(1 for peer in peers if peer.shared_streams < mine)
 
     def _publish(self) -> None:
         self._row.shared_streams = self._active + int(self._recent)

@@ -33,6 +33,14 @@ def test_the_delay_grows_with_the_rank() -> None:
     assert delays[0] == 0
 
 
+def test_a_router_that_is_not_ready_leaves_connections_to_those_that_are() -> None:
+    ready = [Row(5), Row(7)]
+    outside = AcceptGate(Row(), lambda: ready)
+    assert outside.accept_delay_secs() > max(AcceptGate(row, lambda: ready).accept_delay_secs() for row in ready)
+    ready.clear()
+    assert outside.accept_delay_secs() == 0
+
+
 def test_connections_that_stay_spread_evenly() -> None:
     routers, rng = gates(4), random.Random(1)
     taken = {id(gate): 0 for gate in routers}
