@@ -149,7 +149,8 @@ class Exchange:
     def _await_body(self) -> list[bytes]:
         request = self.request
         length = request.headers.get("content-length", "")
-        if length.isdecimal() and int(length) > self._max_body_bytes:
+        # Python refuses to read numbers of thousands of digits.
+        if length.isdecimal() and (len(length) > _MAX_LENGTH_DIGITS or int(length) > self._max_body_bytes):
             raise self._too_large()
         if not request.body_needed:
             return self._want()
@@ -261,6 +262,7 @@ class Exchange:
 
 
 _NOTHING_KEPT = RoutingRequest(method="-", path="", headers={})
+_MAX_LENGTH_DIGITS = 20
 _BUFFERING = frozenset({BUFFERED, BUFFERED_PARTIAL})
 
 _HANDLERS: dict[str, Callable[[Exchange, ProcessingRequest], list[bytes]]] = {

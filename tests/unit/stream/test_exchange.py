@@ -231,10 +231,11 @@ def test_a_request_left_open_names_no_endpoint_and_removes_the_clients() -> None
 
 
 @pytest.mark.parametrize("mode", ["buffered", "full_duplex"])
-def test_a_declared_length_over_the_cap_is_refused_before_the_body(mode: str) -> None:
+@pytest.mark.parametrize("length", ["101", "9" * 5000], ids=["101", "5,000 digits"])
+def test_a_declared_length_over_the_cap_is_refused_before_the_body(mode: str, length: str) -> None:
     target = exchange(max_body_bytes=100)
     with pytest.raises(BodyTooLarge):
-        target.receive(m.request_headers(mode, headers={"content-length": "101"}))
+        target.receive(m.request_headers(mode, headers={"content-length": length}))
 
 
 @pytest.mark.parametrize("mode", ["buffered", "full_duplex"])
