@@ -26,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 INVALID_ARGUMENT = 3
 
+_PAUSE_SECS = 0.002
+"""Soon after one chunk of a streamed answer no other is on its way."""
+_SILENCE_SECS = 0.5
+"""An answer without a chunk for this long pauses; below the second that a transport leaves for the end."""
+
 _ANSWERED = (Phase.ROUTED, Phase.REFUSED)
 
 
@@ -151,7 +156,7 @@ class ProcessHandler:
         if exchange.wanted:
             self._decide()
         if self._draining:
-            self.drain()
+            self._end_when_dispensable(_PAUSE_SECS)
 
     def half_close(self) -> None:
         """End the RPC from our side too, once nothing is owed."""
@@ -162,8 +167,19 @@ class ProcessHandler:
     def drain(self) -> None:
         """End the RPC cleanly as soon as the data plane can go on without us."""
         self._draining = True
-        if self._exchange.dispensable:
+        self._end_when_dispensable(_SILENCE_SECS)
+
+    def _end_when_dispensable(self, quiet_secs: float) -> None:
+        """End the RPC; while a response passes through, in a pause: what is on its way to us at the end is lost."""
+        exchange = self._exchange
+        if not exchange.dispensable:
+            return
+        if not exchange.response_passes:
             self._responder.finish()
+            return
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        self._watchdog = asyncio.get_running_loop().call_later(quiet_secs, self._responder.finish)
 
     def closed(self) -> None:
         """Release everything."""

@@ -43,7 +43,7 @@ class Exchange:
     """One exchange.
 
     ``needs_body(method, path)`` says whether a decision depends on the body. ``max_body_bytes`` is the largest body
-    that is taken in.
+    that is taken in. ``response_passes`` says that a response body is on its way through us.
     """
 
     __slots__ = (
@@ -61,6 +61,7 @@ class Exchange:
         "decision_text",
         "phase",
         "request",
+        "response_passes",
         "wanted",
     )
 
@@ -76,6 +77,7 @@ class Exchange:
         self._response_ended = False
         self._trailers_owed = False
         self._withholds = False
+        self.response_passes = False
         self.phase = Phase.READING
         self.request = _NOTHING_KEPT
         self.wanted = False
@@ -192,6 +194,7 @@ class Exchange:
 
     def _on_response_headers(self, message: ProcessingRequest) -> list[bytes]:
         self._response_ended = message.response_headers.end_of_stream
+        self.response_passes = self._response_mode == FULL_DUPLEX_STREAMED and not self._response_ended
         if self.decision_text is not None:
             return [replies.response_headers(self.decision_text)]
         return [replies.RESPONSE_HEADERS_CONTINUE]
@@ -202,6 +205,7 @@ class Exchange:
         part: HttpBody = message.response_body
         self._response_ended = part.end_of_stream
         if self._response_mode == FULL_DUPLEX_STREAMED:
+            self.response_passes = not part.end_of_stream
             return replies.response_chunks(part.body, end_of_stream=part.end_of_stream)
         return [replies.RESPONSE_BODY_CONTINUE]
 
@@ -209,6 +213,7 @@ class Exchange:
         if self._response_ended:
             return []
         self._response_ended = True
+        self.response_passes = False
         return [replies.RESPONSE_TRAILERS_CONTINUE]
 
     def _want(self) -> list[bytes]:

@@ -231,6 +231,30 @@ def test_a_drained_stream_does_not_end_in_the_middle_of_a_body_that_passes_throu
     assert bench.transport.status == 0
 
 
+async def test_a_drained_stream_ends_in_a_pause_of_the_answer_that_passes_through() -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("full_duplex", end_of_stream=True), m.response_headers())
+    bench.handler.drain()
+    assert bench.transport.status is None
+    bench.receive(m.response_body(b"chunk", end_of_stream=False))
+    assert m.streamed(bench.transport.sent, "response")[0] == b"chunk"
+    assert bench.transport.status is None
+    await asyncio.wait_for(bench.transport.finished.wait(), 10)
+    assert bench.transport.status == 0
+    bench.handler.closed()
+    assert (bench.column.total, bench.service.active) == (0, 0)
+
+
+@pytest.mark.parametrize("last", [m.response_body(b"end"), m.response_trailers()], ids=["body", "trailers"])
+async def test_a_drained_stream_ends_with_the_answer_that_passes_through(last: ProcessingRequest) -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("full_duplex", end_of_stream=True), m.response_headers())
+    bench.handler.drain()
+    bench.receive(last)
+    assert bench.transport.status == 0
+    bench.handler.closed()
+
+
 def test_half_close_ends_the_stream_cleanly() -> None:
     bench = Bench()
     bench.receive(m.request_headers("buffered", end_of_stream=True))
