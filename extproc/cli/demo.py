@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 when every request was answered by a worker, 1 with the reason otherwise."""
     stop = threading.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, lambda _signum, _frame: stop.set())
     directory = Path(tempfile.mkdtemp(prefix="extproc-demo-"))
     try:
@@ -55,18 +55,22 @@ def run(arguments: argparse.Namespace) -> int:
             if not arguments.once:
                 _show(stack)
                 stack.wait()
-        _say("Stopped.")
     except DemoError as error:
         sys.stderr.write(f"\nThe demo failed: {error}\nLogs are kept in {directory}\n")
         return 1
     except KeyboardInterrupt:
-        _say("Stopped.")
+        pass
     shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        _say("Stopped.")
     return 0
 
 
 def _say(text: str) -> None:
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except OSError:
+        raise KeyboardInterrupt from None  # the terminal or the pipe is closed: nobody is there any more
 
 
 def _send_requests(stack: Stack) -> None:
@@ -76,6 +80,7 @@ def _send_requests(stack: Stack) -> None:
     with OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         try:
             for number, question in enumerate(QUESTIONS):
+                stack.check()
                 ask = _stream if number % 2 else _complete
                 answer, decision = ask(client, question)
                 kind = "streamed" if number % 2 else "whole"
@@ -83,6 +88,7 @@ def _send_requests(stack: Stack) -> None:
                 if not decision:
                     raise DemoError(f"request {number + 1} was answered without a decision of the service")
         except OpenAIError as error:
+            stack.check()
             raise DemoError(f"a request through Envoy failed: {error}") from error
 
 

@@ -74,29 +74,32 @@ class Stack:
     def run(self, name: str, command: Sequence[str]) -> str:
         """Run a command to its end, its progress shown; returns what it printed, or raises :class:`DemoError`."""
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603 - ours
-        while process.poll() is None:
-            if self._stop.wait(0.1):
-                process.terminate()
-                process.communicate()
-                raise KeyboardInterrupt
-        if process.returncode:
-            raise DemoError(f"{name} ended with exit code {process.returncode}")
-        return process.communicate()[0].strip()
+        while True:
+            try:
+                printed, _ = process.communicate(timeout=0.1)
+            except subprocess.TimeoutExpired:
+                if self._stop.is_set():
+                    process.terminate()
+                    process.communicate()
+                    raise KeyboardInterrupt from None
+                continue
+            if process.returncode:
+                raise DemoError(f"{name} ended with exit code {process.returncode}")
+            return printed.strip()
 
     def wait_for(self, name: str, url: str, timeout_secs: float = START_TIMEOUT_SECS) -> None:
         """Wait until ``url`` answers 200; raises :class:`DemoError` when a process ends or time runs out."""
         for _ in range(int(timeout_secs / 0.1)):
+            self.check()
             if _answers(url):
                 return
-            self._check_alive()
-            if self._stop.wait(0.1):
-                raise KeyboardInterrupt
+            self._stop.wait(0.1)
         raise DemoError(f"{name} was not ready within {timeout_secs:.0f} s\n{self._log_tail(name)}")
 
     def wait(self) -> None:
         """Return when asked to stop; raise when a process ends by itself."""
         while not self._stop.wait(0.5):
-            self._check_alive()
+            self.check()
 
     def start_service(self, workers: dict[str, str], *, routers: int) -> None:
         """Start the service for ``workers`` (id to ``ip:port``)."""
@@ -116,16 +119,9 @@ class Stack:
 
     def start_envoy(self) -> None:
         """Start Envoy with the bootstrap that ``extproc envoy-config`` prints."""
-        bootstrap = subprocess.run(  # noqa: S603 - our own command
-            [sys.executable, "-m", "extproc", "envoy-config", "-c", str(self.config_file)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if bootstrap.returncode:
-            raise DemoError(bootstrap.stderr)
+        command = [sys.executable, "-m", "extproc", "envoy-config", "-c", str(self.config_file)]
         path = self.directory / "envoy.yaml"
-        path.write_text(bootstrap.stdout)
+        path.write_text(self.run("envoy-config", command))
         self.report("Starting Envoy ...")
         binary = find_envoy()
         if binary is None:
@@ -133,7 +129,10 @@ class Stack:
         self.start("envoy", [str(binary), "-c", str(path), "--use-dynamic-base-id", "-l", "warning"])
         self.wait_for("envoy", f"{self.envoy_admin_url}/ready")
 
-    def _check_alive(self) -> None:
+    def check(self) -> None:
+        """Raise ``KeyboardInterrupt`` when asked to stop and :class:`DemoError` when a process has ended by itself."""
+        if self._stop.is_set():
+            raise KeyboardInterrupt
         for name, process in self._processes:
             if process.poll() is not None:
                 raise DemoError(f"{name} ended with exit code {process.returncode}\n{self._log_tail(name)}")

@@ -31,8 +31,9 @@ def test_once_shows_who_served_and_why_and_leaves_nothing_behind(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_stops_everything_cleanly(tmp_path: Path) -> None:
-    """Ctrl-C as a terminal sends it: to every process of the foreground group."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "terminal closed"])
+def test_ctrl_c_and_hanging_up_stop_everything_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    """Both as a terminal sends them: to every process of the foreground group."""
     log = tmp_path / "demo.log"
     environment = os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
@@ -44,13 +45,37 @@ def test_ctrl_c_stops_everything_cleanly(tmp_path: Path) -> None:
         assert demo.poll() is None, log.read_text()
         started = descendants(demo.pid)
         assert len(started) >= 8, "Envoy, three workers, supervisor, two routers, observer"
-        os.killpg(demo.pid, signal.SIGINT)
+        os.killpg(demo.pid, number)
         assert demo.wait(60) == 0, log.read_text()
     finally:
         demo.kill()
         demo.wait()
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
     assert [path.name for path in tmp_path.iterdir()] == ["demo.log"]
+
+
+def test_ctrl_c_while_the_bootstrap_is_made_is_no_failure(tmp_path: Path) -> None:
+    """The command that makes it is not hit by what the terminal sends to the foreground group."""
+
+    def making_the_bootstrap() -> bool:
+        lines = (Path(f"/proc/{pid}/cmdline") for pid in descendants(demo.pid))
+        return any(b"envoy-config" in line.read_bytes() for line in lines if line.exists())
+
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    demo = subprocess.Popen(
+        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, env=environment, text=True
+    )
+    try:
+        wait_until(making_the_bootstrap)
+        started = descendants(demo.pid)
+        os.killpg(demo.pid, signal.SIGINT)
+        said, _ = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
+        demo.wait()
+    assert (demo.returncode, said.splitlines()[-1]) == (0, "Stopped.")
+    assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failure_is_told_with_its_reason_and_the_place_of_the_logs(tmp_path: Path) -> None:
