@@ -34,8 +34,9 @@ class Publisher:
     file a moment after it is written; a request that names an endpoint in that moment is balanced by Envoy itself, so
     nothing here waits for it.
 
-    Neither side's fault stops the other: it is logged and counted under ``extproc_fallbacks_total``
-    (``endpoint_file``, ``fleet_document``), and :meth:`retry` is due while ``behind`` is set.
+    Neither side's fault stops the other: it is counted under ``extproc_fallbacks_total`` (``endpoint_file``,
+    ``fleet_document``), and :meth:`retry` is due while ``behind`` is set. It is logged when it begins and when it is
+    over, not at every try: that would fill a disk.
 
     ``before`` is the fleet that routers know already, None when they know none.
     """
@@ -48,6 +49,7 @@ class Publisher:
         self._fallbacks = metrics.fallbacks
         self._routers_know = None if before is None else tuple(before)
         self._wanted: tuple[Worker, ...] | None = None
+        self._failing: set[str] = set()
         self.behind = False
 
     def publish(self, workers: tuple[Worker, ...]) -> None:
@@ -65,6 +67,9 @@ class Publisher:
         if workers != self._routers_know:
             self._publish_document(workers)
         self._write_endpoints((*workers, *(self._routers_know or ())))
+        if self._failing and not self.behind:
+            logger.info("Wrote the %s after all", " and the ".join(sorted(self._failing)).replace("_", " "))
+            self._failing.clear()
 
     def _publish_document(self, workers: tuple[Worker, ...]) -> None:
         try:
@@ -83,7 +88,9 @@ class Publisher:
     def _fail(self, reason: str, error: Exception) -> None:
         self.behind = True
         self._fallbacks.labels(reason).inc()
-        logger.error("Cannot write the %s, will try again: %s", reason.replace("_", " "), error)
+        if reason not in self._failing:
+            self._failing.add(reason)
+            logger.error("Cannot write the %s, trying again until it works: %s", reason.replace("_", " "), error)
 
 
 def one_per_address(workers: Iterable[Worker]) -> list[Worker]:

@@ -114,6 +114,23 @@ def test_an_endpoint_file_that_cannot_be_written_stops_nothing_and_is_tried_agai
     assert not case.publisher.behind
 
 
+def test_a_fault_is_logged_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    case = Case()
+    case.audience.endpoint_error = OSError(28, "No space left on device")
+    case.publish(worker(0))
+    for _ in range(20):
+        case.publisher.retry()
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    case.audience.endpoint_error = None
+    for _ in range(2):
+        case.publisher.retry()
+    assert caplog.messages[1:] == ["Wrote the endpoint file after all"]
+    case.audience.endpoint_error = OSError(28, "No space left on device")
+    case.publish(worker(1))
+    assert [record.levelname for record in caplog.records] == ["ERROR", "INFO", "ERROR"]
+
+
 def test_a_document_that_cannot_be_published_leaves_envoy_with_what_routers_still_use() -> None:
     case = Case()
     case.publish(worker(0))
