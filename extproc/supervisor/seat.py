@@ -59,11 +59,7 @@ class Seat:
         self._nursery = nursery
         self._on_replaced = on_replaced
         self._clock = clock
-        self._backoff = Backoff(
-            first_secs=settings.supervisor.restart_backoff_secs,
-            longest_secs=settings.supervisor.restart_backoff_max_secs,
-            settled_secs=SETTLED_SECS,
-        )
+        self._backoff = _backoff(settings)
         self._current: ChildProcess | None = None
         self._successor: ChildProcess | None = None
         self._retiring: list[ChildProcess] = []
@@ -199,7 +195,7 @@ class Seat:
             self._on_replaced(self.role, Cause.RELOAD)
             self._current, self._successor = self._successor, None
             self._settings, self._offer = offer, None
-            self._backoff.reset()
+            self._backoff = _backoff(offer)
 
     def _give_up_replacement(self) -> None:
         self._offer = None
@@ -210,3 +206,11 @@ class Seat:
         drain_secs = child.boot.settings.server.drain_timeout_secs + STOP_GRACE_SECS
         child.terminate(deadline_ns=self._clock() + int(drain_secs * NS_PER_SEC))
         self._retiring.append(child)
+
+
+def _backoff(settings: Settings) -> Backoff:
+    return Backoff(
+        first_secs=settings.supervisor.restart_backoff_secs,
+        longest_secs=settings.supervisor.restart_backoff_max_secs,
+        settled_secs=SETTLED_SECS,
+    )

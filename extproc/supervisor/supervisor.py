@@ -53,8 +53,7 @@ def serve(
     ``reload`` reads the configuration again, on SIGHUP; it raises ``ConfigurationError`` when that cannot be used.
     Runs in the main thread, as it takes the process's signals over.
     """
-    telemetry = settings.telemetry
-    configure_logging(level=telemetry.log_level, style=telemetry.log_format, process_name="supervisor")
+    _configure_logging(settings)
     try:
         with ExitStack() as stack:
             run_directory = stack.enter_context(RunDirectory(Path(settings.supervisor.run_dir)))
@@ -81,6 +80,11 @@ def serve(
     except StartupError as error:
         logger.error("Cannot start: %s", error)  # noqa: TRY400 - the message is for the operator, the trace is not
         return EXIT_CANNOT_START
+
+
+def _configure_logging(settings: Settings) -> None:
+    telemetry = settings.telemetry
+    configure_logging(level=telemetry.log_level, style=telemetry.log_format, process_name="supervisor")
 
 
 def _shared_socket(settings: Settings) -> socket.socket | None:
@@ -228,6 +232,7 @@ class Supervisor:
             self._to_replace[0].replace(self._offer)
         else:
             self._settings, self._offer = self._offer, None
+            _configure_logging(self._settings)
             logger.info("reloaded: %s", self._census())
 
     def _begin_reload(self) -> None:

@@ -292,6 +292,16 @@ def listening_sockets(port: int) -> set[str]:
     return {line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"}
 
 
+def test_the_supervisor_itself_heeds_a_reloaded_log_format(tmp_path: Path) -> None:
+    with supervised(tmp_path) as service:
+        service.wait_ready()
+        service.change("telemetry", log_format="json")
+        service.signal(signal.SIGHUP)
+        service.wait_for_log(
+            '"process": "supervisor", "logger": "extproc.supervisor.supervisor", "message": "reloaded: '
+        )
+
+
 def test_routers_inherit_the_listening_socket_of_the_shared_address(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]

@@ -74,6 +74,19 @@ def test_a_router_is_replaced_by_one_that_is_ready_first(children: Children) -> 
     assert (seat.replacement_failed, children.replaced) == (False, [(Role.ROUTER, Cause.RELOAD)])
 
 
+def test_a_reload_brings_its_own_back_off(children: Children) -> None:
+    seat = children.seat("serve")
+    tick_until(seat, lambda: seat.ready)
+    patient = dataclasses.replace(children.settings.supervisor, restart_backoff_secs=60, restart_backoff_max_secs=60)
+    seat.replace(dataclasses.replace(children.settings, supervisor=patient))
+    tick_until(seat, lambda: seat.settled)
+    (pid,) = children.pids(ProcessState.READY)
+    os.kill(pid, signal.SIGKILL)
+    tick_until(seat, lambda: len(children.replaced) == 2)
+    seat.tick(judge_heartbeats=True)
+    assert seat.empty
+
+
 def test_an_observer_is_gone_before_its_successor_starts(children: Children) -> None:
     seat = children.seat("serve", role=Role.OBSERVER)
     tick_until(seat, lambda: seat.ready)
