@@ -12,8 +12,8 @@ class RoutingRequest(msgspec.Struct, kw_only=True):
 
     Header names are lower case, as Envoy sends them. ``body_needed`` is settled when the headers arrive: whether the
     decision depends on the body. ``payload`` is the body, or None when none was read: the request has none, it is not
-    needed, or the data plane does not send it (``body_withheld``). ``truncated`` marks a body of which only the
-    beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
+    needed, or the data plane does not send it (``body_withheld``). ``truncated`` marks a body of which perhaps
+    only the beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
     ``subset`` is the data plane's hint, the only endpoints it allows; None when it gave no hint.
     """
 

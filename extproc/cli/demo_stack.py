@@ -107,6 +107,7 @@ class Stack:
         self.url, self.admin_url, self.envoy_admin_url = (f"http://{at}" for at in (envoy, admin, envoy_admin))
         config = {
             "supervisor": {"routers": routers, "run_dir": str(self.directory / "run")},
+            "server": {"drain_linger_secs": 0},
             "admin": {"address": admin},
             "routing": {"decision_header": True},
             "envoy": {"listen_address": envoy, "admin_address": envoy_admin},

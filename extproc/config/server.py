@@ -88,6 +88,14 @@ class ServerSettings:
     decision_timeout_secs: float = setting(
         2.0, "A decision that takes longer is answered 503.", unit="seconds", low=0.01, high=600
     )
+    drain_linger_secs: float = setting(
+        3.0,
+        "After SIGTERM a router listens on for at least this long, though nothing is left to serve, so that every data "
+        "plane has seen NOT_SERVING. Counts towards the drain timeout.",
+        unit="seconds",
+        low=0,
+        high=3600,
+    )
     drain_timeout_secs: float = setting(
         30.0,
         "After SIGTERM a router reports NOT_SERVING and goes on serving for at most this long, then ends what is left "

@@ -125,7 +125,7 @@ class ProcessHandler:
 
     __slots__ = (
         "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_malformed", "_pending", "_responder",
-        "_service", "_watchdog",
+        "_service", "_started", "_watchdog",
     )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:
@@ -200,7 +200,7 @@ class ProcessHandler:
         service = self._service
         exchange = self._exchange
         exchange.wanted = False
-        started = perf_counter()
+        self._started = perf_counter()
         try:
             outcome = service.decider.decide(exchange.request)
         except Refusal as refusal:
@@ -209,11 +209,11 @@ class ProcessHandler:
             logger.exception("The decision failed")
             self._give_up()
         else:
-            if isinstance(outcome, Decision):
-                self._route(outcome)
-            else:
+            if not isinstance(outcome, Decision):
                 self._wait_for(outcome)
-        service.observe_decision(perf_counter() - started)
+                return
+            self._route(outcome)
+        service.observe_decision(perf_counter() - self._started)
 
     def _wait_for(self, pending: "asyncio.Future[Decision]") -> None:
         self._pending = pending
@@ -227,6 +227,7 @@ class ProcessHandler:
                 done.result().release()
             return
         self._settle()
+        self._service.observe_decision(perf_counter() - self._started)
         try:
             self._route(done.result())
         except Refusal as refusal:
@@ -241,6 +242,7 @@ class ProcessHandler:
 
     def _on_decision_timeout(self) -> None:
         self._settle()
+        self._service.observe_decision(perf_counter() - self._started)
         self._refuse(DecisionTimeout(f"No decision within {self._service.decision_timeout_secs} seconds."))
 
     def _settle(self) -> None:

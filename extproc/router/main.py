@@ -22,7 +22,7 @@ from extproc.shm.fleet import FleetDocument
 from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
-from extproc.supervisor.boot import EXIT_CLEAN, ChildBoot
+from extproc.supervisor.boot import EXIT_CLEAN, EXIT_FAULT, ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tasks import spawn
@@ -30,6 +30,8 @@ from extproc.telemetry.tasks import spawn
 ROUND_ROBIN_COUNTER = 0
 FLEET_POLL_SECS = 0.01
 HOUSEKEEPING_SECS = 0.25
+GOAWAY_READ_SECS = 0.5
+"""How long a peer may take to read a GOAWAY; what it sends meanwhile is served."""
 
 
 class Router:
@@ -101,6 +103,17 @@ class Router:
         self.row.total_streams = self.service.opened
         self.service.flush()
 
+    async def drain(self) -> None:
+        """Stop without losing a request."""
+        settings = self.settings.server
+        self.health.set_ready(False)
+        linger_secs = min(settings.drain_linger_secs, settings.drain_timeout_secs)
+        await asyncio.sleep(linger_secs)
+        left_secs = settings.drain_timeout_secs - linger_secs
+        # What still comes after that, from a peer that has not yet read our GOAWAY, is told to come back.
+        asyncio.get_running_loop().call_later(left_secs + GOAWAY_READ_SECS, self.service.stop_taking)
+        await self.server.drain(left_secs)
+
 
 def run(boot: ChildBoot) -> int:
     """Run a router until it is told to stop; returns the exit code."""
@@ -119,14 +132,13 @@ async def _serve(boot: ChildBoot) -> int:
             router.fleet.refresh()
             await asyncio.sleep(FLEET_POLL_SECS)
         housekeeping = spawn(router.keep_house(), name="housekeeping", eternal=True)
+        # Without it metrics and load would stand still unseen: end then, and be replaced.
+        housekeeping.add_done_callback(lambda _done: life.stop.set())
         router.health.set_ready(True)
         life.ready()
         await life.stop.wait()
-        router.health.set_ready(False)
-        drain_secs = router.settings.server.drain_timeout_secs
-        # What still comes after that, from a peer that has not yet read our GOAWAY, is told to come back.
-        asyncio.get_running_loop().call_later(drain_secs, router.service.stop_taking)
-        await router.server.drain(drain_secs)
+        failed = housekeeping.done()
+        await router.drain()
         housekeeping.cancel()
         router.show()
-    return EXIT_CLEAN
+    return EXIT_FAULT if failed else EXIT_CLEAN

@@ -5,7 +5,7 @@ from typing import Protocol
 from extproc.api.body import decode
 from extproc.api.paths import decoder_for
 from extproc.api.request import RoutingRequest
-from extproc.errors import BodyUnavailable, ModelNotFound, NoEndpoint
+from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint
 from extproc.fleet.worker import Worker
 from extproc.policies.base import Needs, Policy
 from extproc.routing.candidates import within_subset
@@ -24,6 +24,9 @@ class FleetView(Protocol):
 
     def candidates(self, model: str | None) -> tuple[Worker, ...]:
         """Workers that may take a request for ``model`` now, sorted by id; ``None`` is a request without one."""
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Every known worker, in whatever state."""
 
     def serves(self, model: str) -> bool:
         """Whether any known worker, in whatever state, serves ``model``."""
@@ -67,7 +70,7 @@ class Director:
         model = self._model(request)
         candidates = self._fleet.candidates(model)
         if not candidates:
-            if model is not None and not self._fleet.serves(model):
+            if model is not None and self._fleet.workers() and not self._fleet.serves(model):
                 raise ModelNotFound(f"The model `{model[:128]}` does not exist.", param="model")
             raise NoEndpoint("No healthy worker can take the request.")
         if request.subset is not None:
@@ -84,12 +87,18 @@ class Director:
     def _model(self, request: RoutingRequest) -> str | None:
         if not request.body_needed:
             return None
-        if request.body_withheld or request.truncated:
-            self._go_without_body("body_truncated" if request.truncated else "body_withheld")
+        if request.body_withheld:
+            self._go_without_body("body_withheld")
             return None
         decoder = decoder_for(request.method, request.path)
         assert decoder is not None
-        request.body = body = decode(decoder, request.payload or b"")
+        try:
+            request.body = body = decode(decoder, request.payload or b"")
+        except InvalidRequest:
+            if not request.truncated:
+                raise
+            self._go_without_body("body_truncated")
+            return None
         return body.model
 
     def _go_without_body(self, reason: str) -> None:

@@ -35,6 +35,7 @@ class Service:
         admin, listen, envoy_admin = free_ports(3)
         self.config: dict[str, Any] = {
             **config,
+            "server": {"drain_linger_secs": 0.2, **config.get("server", {})},
             "supervisor": {"routers": 2, "run_dir": str(directory / "run"), **config.get("supervisor", {})},
             "admin": {"address": f"127.0.0.1:{admin}", **config.get("admin", {})},
             "envoy": {

@@ -140,6 +140,17 @@ def test_refuses_what_cannot_be_routed(request_: RoutingRequest, refusal: type[R
     assert bench.column.total == 0
 
 
+def test_a_body_that_may_be_cut_short_but_is_whole_is_read() -> None:
+    bench = Bench(worker(1, models=TINY), worker(2, models=OTHER))
+    assert bench.decide(chat({"model": "tiny"}, truncated=True)).endpoints == "10.0.0.1:8000"
+
+
+def test_a_fleet_without_workers_knows_of_no_model_and_says_come_back() -> None:
+    bench = Bench(reads_bodies=True)
+    with pytest.raises(NoEndpoint):
+        bench.decide(chat({"model": "tiny"}))
+
+
 def test_a_body_the_data_plane_keeps_back_is_done_without_where_any_worker_will_do() -> None:
     bench = Bench(worker(1), reads_bodies=True)
     assert bench.decide(chat(body_withheld=True)).endpoints == "10.0.0.1:8000"
