@@ -10,8 +10,8 @@ import signal
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from extproc.config.endpoints import router_count
@@ -58,7 +58,8 @@ def serve(
         with ExitStack() as stack:
             run_directory = stack.enter_context(RunDirectory(Path(settings.supervisor.run_dir)))
             signals = stack.enter_context(SignalQueue((*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)))
-            segment = Segment.create()
+            with _or_cannot_start():
+                segment = Segment.create()
             stack.callback(segment.close)
             listening = _shared_socket(settings)
             if listening is not None:
@@ -66,7 +67,9 @@ def serve(
             row = _own_row(segment)
             # Read by prometheus_client when a metric is made; children get it through their environment.
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(run_directory.metrics)
-            use_process_slot(row.slot)
+            with _or_cannot_start():
+                use_process_slot(row.slot)
+                metrics = Metrics()
             nursery = Nursery(
                 segment=segment,
                 entries=entries,
@@ -75,11 +78,20 @@ def serve(
                 shared_socket_fd=None if listening is None else listening.fileno(),
             )
             return Supervisor(
-                settings=settings, row=row, nursery=nursery, signals=signals, metrics=Metrics(), reload=reload
+                settings=settings, row=row, nursery=nursery, signals=signals, metrics=metrics, reload=reload
             ).run()
     except StartupError as error:
         logger.error("Cannot start: %s", error)  # noqa: TRY400 - the message is for the operator, the trace is not
         return EXIT_CANNOT_START
+
+
+@contextmanager
+def _or_cannot_start() -> Iterator[None]:
+    """Take what the system refuses (memory, descriptors, disk space) for the reason why the service cannot start."""
+    try:
+        yield
+    except OSError as error:
+        raise StartupError(str(error)) from error
 
 
 def _configure_logging(settings: Settings) -> None:

@@ -5,6 +5,9 @@ Processes write into memory-mapped files (``prometheus_client`` multiprocess mod
 closed sets or from the configuration, never from a request.
 """
 
+import os
+from pathlib import Path
+
 from prometheus_client import Counter, values
 
 from extproc.telemetry.tally import TallyHistogram
@@ -12,6 +15,9 @@ from extproc.telemetry.tally import TallyHistogram
 DECISION_BUCKETS = (
     10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25, 1.0, 2.0,
 )  # fmt: skip
+
+METRIC_FILE_BYTES = 1 << 16
+"""What ``prometheus_client`` makes a file at first."""
 
 
 class Metrics:
@@ -68,5 +74,12 @@ def use_process_slot(slot: int) -> None:
 
     A successor in the same slot goes on with the same files, so their number stays bounded however often processes are
     replaced. Call before the first metric is made.
+
+    The files get their disk space here: it is mapped into memory, where a disk that is full later would kill whoever
+    counts something (SIGBUS), the supervisor included. Raises ``OSError`` when there is none.
     """
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    for kind in ("counter", "histogram") if directory else ():
+        with Path(str(directory), f"{kind}_{slot}.db").open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, METRIC_FILE_BYTES)
     values.ValueClass = values.MultiProcessValue(process_identifier=lambda: slot)  # type: ignore[no-untyped-call]

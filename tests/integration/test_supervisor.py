@@ -12,7 +12,7 @@ import pytest
 from extproc.config.supervisor import SupervisorSettings
 from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessState, ProcessTable, Role
-from tests.support.processes import alive, wait_until
+from tests.support.processes import alive, python_child, wait_until
 from tests.support.roles_for_tests import BROKEN
 from tests.support.supervised import Supervised, supervised
 
@@ -105,6 +105,17 @@ def test_a_role_that_cannot_start_stops_everything_with_exit_code_3(tmp_path: Pa
         assert service.wait() == 3
         assert "Cannot start: the address is taken" in service.log
         assert sum(event.name == "observer" for event in service.events) == 1
+
+
+def test_without_disk_space_it_cannot_start(tmp_path: Path) -> None:
+    """Here: files may not grow as large as those of the metrics are."""
+    (tmp_path / "extproc.yaml").write_text(f"supervisor: {{run_dir: {tmp_path / 'run'}}}")
+    code = (
+        "import resource, sys; from extproc.cli.main import main; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); sys.exit(main(['serve', '-c', sys.argv[1]]))"
+    )
+    with python_child(code, str(tmp_path / "extproc.yaml")) as child:
+        assert child.wait(30) == 3
 
 
 def test_a_role_that_does_not_exist_stops_everything_with_exit_code_3(tmp_path: Path) -> None:

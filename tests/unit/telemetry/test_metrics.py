@@ -43,3 +43,11 @@ def test_a_successor_in_a_slot_goes_on_counting_in_the_same_files(tmp_path: Path
     run_process(5, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == files
     assert total(tmp_path, "extproc_requests_total") == 2
+
+
+def test_the_files_of_a_process_have_their_disk_space_from_the_start(tmp_path: Path) -> None:
+    """They are mapped into memory, where a missing block is a SIGBUS."""
+    run_process(5, tmp_path)
+    files = list(tmp_path.iterdir())
+    assert len(files) == 2
+    assert all(file.stat().st_blocks * 512 >= file.stat().st_size for file in files)
