@@ -25,6 +25,8 @@ def run(arguments: argparse.Namespace) -> int:
     for warning in find_warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)
     counts = f"workers: {len(settings.workers)}, router processes: {router_count(settings)}"
+    if not settings.workers:
+        print("warning: workers: none is listed, so every request is answered 503", file=sys.stderr)
     print(f"{arguments.config}: the configuration is good ({counts}).")
     _check_envoy(settings)
     return 0

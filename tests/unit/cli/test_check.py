@@ -69,3 +69,9 @@ def test_passes_on_what_envoy_complains_of(file: Path, tmp_path: Path, monkeypat
 def test_warns_and_succeeds(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(parse("-c", str(file), "--envoy.upstream-idle-timeout-secs", "9")) == 0
     assert capsys.readouterr().err.startswith("warning: envoy.upstream_idle_timeout_secs: ")
+
+
+def test_warns_of_a_file_without_workers(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("")
+    assert run(parse("-c", str(file))) == 0
+    assert "warning: workers: none is listed" in capsys.readouterr().err
