@@ -52,6 +52,15 @@ class ServerSettings:
         low=4096,
         high=1100 * MIB,
     )
+    max_held_bytes: int = setting(
+        1024 * MIB,
+        "Bytes of request bodies that one router holds at once: messages half received, and bodies half received in "
+        "pieces. A request that would need more is answered 429; in a message, its stream is ended with "
+        "RESOURCE_EXHAUSTED, and Envoy balances it by itself or answers 500, as `envoy.fail_open` says.",
+        unit="bytes",
+        low=1024,
+        high=1 << 40,
+    )
     max_connections: int = setting(
         1024, "Connections one router holds; a further one is closed at once and counted.", low=1, high=100_000
     )

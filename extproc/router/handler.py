@@ -62,6 +62,8 @@ class ProcessService:
         self.metrics = metrics
         self.max_body_bytes = server.max_body_bytes
         self.max_streams = server.max_streams
+        self.max_held_bytes = server.max_held_bytes
+        self.held_bytes = 0
         self.decision_timeout_secs = server.decision_timeout_secs
         self.fail_open = routing.on_error == "open"
         self.shows_decision = routing.decision_header
@@ -124,8 +126,8 @@ class ProcessHandler:
     """One RPC; see :class:`~extproc.server.base.StreamHandler` for who calls what."""
 
     __slots__ = (
-        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_malformed", "_pending", "_responder",
-        "_service", "_started", "_watchdog",
+        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_held", "_malformed", "_pending",
+        "_responder", "_service", "_started", "_watchdog",
     )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:
@@ -138,6 +140,7 @@ class ProcessHandler:
         self._half_closed = False
         self._draining = False
         self._malformed = False
+        self._held = 0
         self._fault = service.admission_fault()
 
     def receive(self, message: bytes) -> None:
@@ -155,8 +158,19 @@ class ProcessHandler:
             self._refuse(refusal)
         if exchange.wanted:
             self._decide()
+        if exchange.held_bytes != self._held:
+            self._hold(exchange.held_bytes)
         if self._draining:
             self._end_when_dispensable(_PAUSE_SECS)
+
+    def _hold(self, size: int) -> None:
+        """Account for what this request holds of its body now, and refuse it when all together hold too much."""
+        service = self._service
+        service.held_bytes += size - self._held
+        self._held = size
+        if size and service.held_bytes > service.max_held_bytes:
+            self._refuse(Overloaded("The router holds as many bytes of requests as it may."))
+            self._hold(0)
 
     def half_close(self) -> None:
         """End the RPC from our side too, once nothing is owed."""
@@ -184,6 +198,8 @@ class ProcessHandler:
     def closed(self) -> None:
         """Release everything."""
         self._settle()
+        if self._held:
+            self._hold(0)
         if self._decision is not None:
             self._decision.release()
             self._decision = None
@@ -235,6 +251,7 @@ class ProcessHandler:
         except (Exception, asyncio.CancelledError):
             logger.exception("The decision failed")
             self._give_up()
+        self._hold(self._exchange.held_bytes)
         if self._half_closed:
             self._responder.finish()
         elif self._draining:

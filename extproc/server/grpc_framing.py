@@ -46,9 +46,9 @@ class MessageReader:
         self._buffer = bytearray()
         self._max_message_bytes = max_message_bytes
 
-    def __bool__(self) -> bool:
-        """Whether a message has begun and not ended."""
-        return bool(self._buffer)
+    def __len__(self) -> int:
+        """Bytes of the message that has begun."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes and yield every message they complete; run it to its end.

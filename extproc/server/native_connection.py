@@ -173,6 +173,10 @@ class NativeConnection(asyncio.Protocol):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
+    def hold(self, delta: int) -> bool:
+        """Account for bytes of a message half received; whether the limit of all connections still holds."""
+        return self._traffic.hold(delta)
+
     def reset_once_written(self, stream_id: int) -> None:
         """Tell the peer to stop sending on a finished stream, after its trailers have gone out."""
         self._to_reset.append(stream_id)

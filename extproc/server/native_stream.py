@@ -28,6 +28,9 @@ class StreamOwner(Protocol):
     h2: Connection
     max_message_bytes: int
 
+    def hold(self, delta: int) -> bool:
+        """Account for bytes of a message half received, more or (negative) fewer; whether the limit still holds."""
+
     def wake(self) -> None:
         """See to it that queued output is written soon."""
 
@@ -43,7 +46,8 @@ class NativeStream:
     """
 
     __slots__ = (
-        "_finished", "_half_closed", "_handler", "_headers_sent", "_owner", "_reader", "heard", "id", "process",
+        "_finished", "_half_closed", "_handler", "_headers_sent", "_held", "_owner", "_reader", "heard",
+        "id", "process",
     )  # fmt: skip
 
     def __init__(self, owner: StreamOwner, stream_id: int, *, process: bool) -> None:
@@ -51,6 +55,7 @@ class NativeStream:
         self._handler: StreamHandler | None = None
         self._reader: MessageReader | None = None
         self._headers_sent = False
+        self._held = 0
         self._half_closed = False
         self._finished = False
         self.id = stream_id
@@ -146,6 +151,7 @@ class NativeStream:
     def over(self) -> None:
         """The stream is gone. Dropping the handler here also breaks the cycle between the two."""
         self._finished = True
+        self._hold(0)
         handler, self._handler = self._handler, None
         if handler is not None:
             try:
@@ -162,5 +168,12 @@ class NativeStream:
             handler.receive(message)
             if self._finished:
                 return
+        if not self._hold(len(reader)):
+            raise FramingError(Status.RESOURCE_EXHAUSTED, "too much is being received at once")
         if not reader:
             self._reader = None
+
+    def _hold(self, size: int) -> bool:
+        """Account for what this stream holds of a message now; whether that fits into what all may hold."""
+        grown, self._held = size - self._held, size
+        return not grown or self._owner.hold(grown)

@@ -40,6 +40,7 @@ class NativeTraffic:
         self.connections: set[NativeConnection] = set()
         self.active_streams = 0
         self.stopping = False
+        self._held_bytes = 0
         self._on_connection_closed = on_connection_closed
         self._changed: asyncio.Event | None = None
         self.h2_settings = {
@@ -56,6 +57,11 @@ class NativeTraffic:
     def report_closed(self, reason: CloseReason) -> None:
         """Tell the caller of the server that this side closed a connection."""
         self._on_connection_closed(reason)
+
+    def hold(self, delta: int) -> bool:
+        """Account for bytes of messages half received; whether the limit still holds."""
+        self._held_bytes += delta
+        return delta <= 0 or self._held_bytes <= self.settings.max_held_bytes
 
     @property
     def empty(self) -> bool:

@@ -117,6 +117,11 @@ class Exchange:
         return [replies.immediate(refusal, anthropic=anthropic)]
 
     @property
+    def held_bytes(self) -> int:
+        """Size of the body that is held until the decision."""
+        return self._size if self._chunks else 0
+
+    @property
     def dispensable(self) -> bool:
         """Whether the data plane can go on by itself: the request is routed and its body does not pass through us."""
         return self.phase is Phase.ROUTED and (self._request_ended or self._request_mode != FULL_DUPLEX_STREAMED)

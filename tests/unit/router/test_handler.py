@@ -47,13 +47,17 @@ class Transport:
 class Bench:
     """A service whose decisions the test makes."""
 
-    def __init__(self, *, on_error: str = "open", max_streams: int = 100, timeout_secs: float = 30) -> None:
+    def __init__(
+        self, *, on_error: str = "open", max_streams: int = 100, timeout_secs: float = 30, max_held_bytes: int = 1 << 20
+    ) -> None:
         self.column = Column()
         self.outcome: Callable[[], Outcome] = self.decision
         self.body_needed = True
         self.service = ProcessService(
             decider=self,
-            server=ServerSettings(max_streams=max_streams, decision_timeout_secs=timeout_secs),
+            server=ServerSettings(
+                max_streams=max_streams, decision_timeout_secs=timeout_secs, max_held_bytes=max_held_bytes
+            ),
             routing=RoutingSettings(on_error=on_error, decision_header=True),  # type: ignore[arg-type]
             metrics=Metrics(),
         )
@@ -178,6 +182,21 @@ def test_streams_over_the_limit_are_answered_429() -> None:
     assert transport.answer.status.code == 429
     second.closed()
     assert bench.service.active == 1
+
+
+def test_bodies_that_together_are_more_than_may_be_held_are_answered_429_and_let_go() -> None:
+    bench = Bench(max_held_bytes=2000)
+    second = Transport()
+    handler = bench.service.open_stream(second)
+    chunk = m.request_body(b"x" * 1500, end_of_stream=False)
+    bench.receive(m.request_headers("full_duplex"), chunk)
+    for message in (m.request_headers("full_duplex"), chunk):
+        handler.receive(message.SerializeToString())
+    assert (second.answer.status.code, bench.service.held_bytes) == (429, 1500)
+    handler.closed()
+    bench.receive(m.request_body(b"x"))
+    assert bench.service.held_bytes == 0
+    assert m.destinations(bench.transport.sent) == ["10.0.0.1:8000"]
 
 
 def test_new_requests_of_a_stopping_router_are_answered_503() -> None:

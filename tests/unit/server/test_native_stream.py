@@ -91,3 +91,19 @@ async def test_the_content_type_stands_in_the_first_headers(peer: RawPeer) -> No
     answer = await peer.until(Type.HEADERS, stream=1)
     assert answer.headers == {":status": "200", "content-type": "application/grpc"}
     assert not answer.flags & Flag.END_STREAM
+
+
+async def test_streams_that_together_hold_too_much_of_messages_are_ended_and_the_others_go_on() -> None:
+    settings = ServerSettings(max_message_bytes=100_000, max_held_bytes=10_000)
+    begun = grpc_message(b"x" * 20_000)[:6000]
+    async with running("native", settings=settings) as server, raw_peer(server.address) as peer:
+        peer.send(headers_frame(1) + frame(Type.DATA, begun, stream=1))
+        peer.send(headers_frame(3) + frame(Type.DATA, begun, stream=3))
+        answer = await peer.until(Type.HEADERS, stream=3)
+        assert answer.headers["grpc-status"] == "8"
+        await eventually(lambda: len(server.handlers) == 2 and "closed" in server.handlers[1].events)
+        # What the ended stream held is free again: there is room for another beside the first.
+        peer.send(headers_frame(5) + frame(Type.DATA, begun[:3000], stream=5))
+        peer.send(headers_frame(7) + frame(Type.DATA, grpc_message(b"small"), stream=7))
+        await eventually(lambda: len(server.handlers) == 4 and server.handlers[3].received == [b"small"])
+        assert [handler.events for handler in server.handlers[::2]] == [[], []]
