@@ -23,5 +23,13 @@ class Random:
 
     def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:  # noqa: ARG002 - needs nothing of it
         """Draw the whole list without replacement."""
-        count = min(self._max_endpoints, len(candidates))
-        return Choice(tuple(self._rng.sample(candidates, count)), Reason.RANDOM)
+        size = len(candidates)
+        uniform = self._rng.random
+        drawn: list[int] = []
+        for taken in range(min(self._max_endpoints, size)):
+            # A position among those left, then moved past each one taken: several times cheaper than random.sample.
+            position = int(uniform() * (size - taken))
+            for earlier in sorted(drawn):
+                position += position >= earlier
+            drawn.append(position)
+        return Choice(tuple([candidates[position] for position in drawn]), Reason.RANDOM)

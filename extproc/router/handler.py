@@ -71,7 +71,7 @@ class ProcessService:
         self.active = 0
         self.opened = 0
         self.observe_decision = metrics.decision_seconds.observe
-        self._routed = Tally(metrics.requests.labels("routed"))
+        self._count_routed = metrics.requests.labels("routed").inc
         self._clean_ends = Tally(metrics.streams.labels("clean"))
         self.count_clean_end = self._clean_ends.inc
         self.count_open = metrics.requests.labels("open").inc
@@ -103,7 +103,6 @@ class ProcessService:
 
     def count_decision(self, decision: Decision) -> None:
         """Count a routed request under its worker, policy and reason."""
-        self._routed.inc()
         # The reason's identity, as hashing a member of an enumeration runs Python code.
         key = (decision.worker.id, id(decision.reason))
         tally = self._decisions.get(key)
@@ -115,11 +114,9 @@ class ProcessService:
 
     def flush(self) -> None:
         """Write what was counted to the metrics; call regularly, and at the end."""
-        self._routed.flush()
         self._clean_ends.flush()
         self.metrics.decision_seconds.flush()
-        for tally in self._decisions.values():
-            tally.flush()
+        self._count_routed(sum([tally.flush() for tally in self._decisions.values()]))
 
 
 class ProcessHandler:
@@ -150,7 +147,9 @@ class ProcessHandler:
             self._refuse(self._fault)
             self._fault = None
         try:
-            self._send(exchange.receive(ProcessingRequest.FromString(message)))
+            replies = exchange.receive(ProcessingRequest.FromString(message))
+            if replies:
+                self._send(replies)
         except DecodeError:
             self._malformed = True
             self._responder.finish(INVALID_ARGUMENT, "not a ProcessingRequest")
@@ -197,7 +196,8 @@ class ProcessHandler:
 
     def closed(self) -> None:
         """Release everything."""
-        self._settle()
+        if self._pending is not None or self._watchdog is not None:
+            self._settle()
         if self._held:
             self._hold(0)
         if self._decision is not None:

@@ -66,8 +66,10 @@ class Director:
         Raises :class:`~extproc.errors.Refusal` when it gets an answer instead: a body that cannot be read (400), an
         unknown model (404), nobody to send it to (503).
         """
-        self._fleet.refresh()
-        model = self._model(request)
+        if request.body_needed:
+            # The body may have taken its time; else the fleet was looked at just before, with the headers.
+            self._fleet.refresh()
+        model = self._model(request) if request.body_needed else None
         candidates = self._fleet.candidates(model)
         if not candidates:
             if model is not None and self._fleet.workers() and not self._fleet.serves(model):
@@ -85,8 +87,6 @@ class Director:
         return Decision(endpoints, worker, self._policy.name, choice.reason, self._in_flight)
 
     def _model(self, request: RoutingRequest) -> str | None:
-        if not request.body_needed:
-            return None
         if request.body_withheld:
             self._go_without_body("body_withheld")
             return None

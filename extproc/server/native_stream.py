@@ -151,7 +151,8 @@ class NativeStream:
     def over(self) -> None:
         """The stream is gone. Dropping the handler here also breaks the cycle between the two."""
         self._finished = True
-        self._hold(0)
+        if self._held:
+            self._hold(0)
         handler, self._handler = self._handler, None
         if handler is not None:
             try:

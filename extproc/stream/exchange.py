@@ -43,7 +43,8 @@ class Exchange:
     """One exchange.
 
     ``needs_body(method, path)`` says whether a decision depends on the body. ``max_body_bytes`` is the largest body
-    that is taken in. ``response_passes`` says that a response body is on its way through us.
+    that is taken in, ``held_bytes`` what of it is held until the decision. ``response_passes`` says that a response
+    body is on its way through us.
     """
 
     __slots__ = (
@@ -55,10 +56,10 @@ class Exchange:
         "_request_mode",
         "_response_ended",
         "_response_mode",
-        "_size",
         "_trailers_owed",
         "_withholds",
         "decision_text",
+        "held_bytes",
         "phase",
         "request",
         "response_passes",
@@ -71,7 +72,7 @@ class Exchange:
         self._request_mode = -1
         self._response_mode = FULL_DUPLEX_STREAMED
         self._chunks: list[bytes] = []
-        self._size = 0
+        self.held_bytes = 0
         self._headers_answered = False
         self._request_ended = False
         self._response_ended = False
@@ -112,14 +113,10 @@ class Exchange:
         self.wanted = False
         self.phase = Phase.REFUSED
         self._chunks = []
+        self.held_bytes = 0
         anthropic = self.request.path.startswith("/v1/messages")
         self.request = _NOTHING_KEPT
         return [replies.immediate(refusal, anthropic=anthropic)]
-
-    @property
-    def held_bytes(self) -> int:
-        """Size of the body that is held until the decision."""
-        return self._size if self._chunks else 0
 
     @property
     def dispensable(self) -> bool:
@@ -179,8 +176,8 @@ class Exchange:
         if self.phase is Phase.ROUTED:
             return self._pass_on(part.body)
         self._chunks.append(part.body)
-        self._size += len(part.body)
-        if self._size > self._max_body_bytes:
+        self.held_bytes += len(part.body)
+        if self.held_bytes > self._max_body_bytes:
             raise self._too_large()
         if self.phase is Phase.READING and (part.end_of_stream or self._request_mode in _BUFFERING):
             self.request.truncated = not part.end_of_stream and self._request_mode == BUFFERED_PARTIAL
@@ -242,6 +239,7 @@ class Exchange:
         self.wanted = False
         self.phase = Phase.ROUTED
         chunks, self._chunks = self._chunks, []
+        self.held_bytes = 0
         # The stream may stay open for as long as the answer takes: keep nothing of the prompt.
         self.request = _NOTHING_KEPT
         if self._headers_answered:

@@ -32,7 +32,9 @@ class RequestHeaders(Mapping[str, str]):
     def get(self, name: str, default: str = "") -> str:  # type: ignore[override]
         """The value of a header; the mixin's own ``get`` costs an exception when it is absent."""
         value = self._fields.get(name)
-        return default if value is None else _text(value)
+        if value is None:
+            return default
+        return value.decode("utf-8", "replace") if type(value) is bytes else value  # type: ignore[return-value]
 
 
 def _joined(message: HeaderMap) -> dict[str, bytes | str]:

@@ -22,11 +22,12 @@ class Tally:
         """Count one."""
         self._pending += 1
 
-    def flush(self) -> None:
-        """Write what was counted."""
-        if self._pending:
-            pending, self._pending = self._pending, 0
+    def flush(self) -> int:
+        """Write what was counted since the last time, and return it."""
+        pending, self._pending = self._pending, 0
+        if pending:
             self._counter.inc(pending)
+        return pending
 
 
 class TallyHistogram(Histogram):
