@@ -70,7 +70,7 @@ class Exchange:
         self._needs_body = needs_body
         self._max_body_bytes = max_body_bytes
         self._request_mode = -1
-        self._response_mode = FULL_DUPLEX_STREAMED
+        self._response_mode = -1
         self._chunks: list[bytes] = []
         self.held_bytes = 0
         self._headers_answered = False
@@ -125,14 +125,15 @@ class Exchange:
 
     def _learn_mode(self, message: ProcessingRequest) -> None:
         if not message.HasField("protocol_config"):
-            self._request_mode = FULL_DUPLEX_STREAMED
-        else:
-            config = message.protocol_config
-            self._request_mode = config.request_body_mode
-            self._response_mode = config.response_body_mode
-            self._withholds = config.send_body_without_waiting_for_header_response and self._request_mode == STREAMED
-        if self._request_mode == FULL_DUPLEX_STREAMED:
+            self._request_mode = self._response_mode = FULL_DUPLEX_STREAMED
             self._withholds = True
+            return
+        config = message.protocol_config
+        mode = self._request_mode = config.request_body_mode
+        self._response_mode = config.response_body_mode
+        self._withholds = mode == FULL_DUPLEX_STREAMED or (
+            mode == STREAMED and config.send_body_without_waiting_for_header_response
+        )
 
     def _on_request_headers(self, message: ProcessingRequest) -> list[bytes]:
         if self.phase is not Phase.READING or self.request is not _NOTHING_KEPT or self._request_ended:
@@ -174,7 +175,7 @@ class Exchange:
         # A buffered body is one message; with trailers behind it, it does not end the stream.
         self._request_ended = part.end_of_stream
         if self.phase is Phase.ROUTED:
-            return self._pass_on(part.body)
+            return self._chunk_replies(part.body, end_of_stream=part.end_of_stream)
         self._chunks.append(part.body)
         self.held_bytes += len(part.body)
         if self.held_bytes > self._max_body_bytes:
@@ -259,9 +260,6 @@ class Exchange:
             self._trailers_owed = False
             out.append(replies.REQUEST_TRAILERS_CONTINUE)
         return out
-
-    def _pass_on(self, chunk: bytes) -> list[bytes]:
-        return self._chunk_replies(chunk, end_of_stream=self._request_ended)
 
     def _chunk_replies(self, chunk: bytes, *, end_of_stream: bool) -> list[bytes]:
         if self._request_mode == FULL_DUPLEX_STREAMED:

@@ -1,6 +1,5 @@
 """A whole data plane in one test: Envoy with our generated configuration, tiny processors and echo workers."""
 
-import asyncio
 import dataclasses
 import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,12 +18,12 @@ from extproc.config.supervisor import SupervisorSettings
 from extproc.dataplane.bootstrap import bootstrap_yaml
 from extproc.dataplane.eds import EndpointFile
 from extproc.fleet.worker import Worker
+from tests.support import waiting
 from tests.support.echo_worker import EchoWorker
 from tests.support.envoy import EnvoyProcess, free_ports
 from tests.support.tiny_extproc import TinyExtProc
 
 DEADLINE_SECS = 10.0
-POLL_SECS = 0.02
 
 
 @dataclasses.dataclass
@@ -128,9 +127,7 @@ async def stage(
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for something that happens in another process. Raises ``TimeoutError`` after ten seconds."""
-    async with asyncio.timeout(DEADLINE_SECS):
-        while not await condition():  # noqa: ASYNC110 - another process changes; there is no event
-            await asyncio.sleep(POLL_SECS)
+    await waiting.until(condition, deadline_secs=DEADLINE_SECS)
 
 
 def _port(address: str) -> int:
