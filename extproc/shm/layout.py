@@ -10,6 +10,7 @@
     540,736     64          fleet document: the generation in force                    (fleet.py)
     540,800     2 x 64      fleet document: head of either buffer
     540,928     2 x 1 MiB   fleet document: the two buffers
+    2,641,920   configured  token store, if there is one                               (token_store.py)
 
 A word is an unsigned 64-bit number in the machine's own byte order, aligned to 8 bytes. Words are read and written only
 by indexing a ``memoryview`` cast to ``"Q"``: that is one load or store of eight bytes, so a word is never seen half
@@ -21,10 +22,11 @@ through; ``VERSION`` is raised with every change of this file, and attaching to 
 """
 
 MAGIC = int.from_bytes(b"extproc\0", "little")
-VERSION = 1
+VERSION = 2
 
 WORD_BYTES = 8
 CACHE_LINE_BYTES = 64
+PAGE_BYTES = 4096
 
 MAX_PROCESSES = 64
 MAX_WORKERS = 1024
@@ -54,11 +56,15 @@ FLEET_BUFFERS = 2
 FLEET_HEADS_BYTES = (1 + FLEET_BUFFERS) * CACHE_LINE_BYTES
 FLEET_BUFFERS_OFFSET = FLEET_OFFSET + FLEET_HEADS_BYTES
 
-SEGMENT_BYTES = FLEET_BUFFERS_OFFSET + FLEET_BUFFERS * FLEET_DOCUMENT_BYTES
+SEGMENT_BYTES = -(-(FLEET_BUFFERS_OFFSET + FLEET_BUFFERS * FLEET_DOCUMENT_BYTES) // PAGE_BYTES) * PAGE_BYTES
+"""A segment without a token store."""
+
+TOKEN_STORE_OFFSET = SEGMENT_BYTES
 
 for _offset in (PROCESSES_OFFSET, COUNTERS_OFFSET, IN_FLIGHT_OFFSET, FLEET_OFFSET, FLEET_BUFFERS_OFFSET):
     assert _offset % CACHE_LINE_BYTES == 0, "every part starts on a cache line"
 assert PROCESS_ROW_WORDS * WORD_BYTES % CACHE_LINE_BYTES == 0, "a row shares no cache line with another"
 assert COUNTERS * WORD_BYTES % CACHE_LINE_BYTES == 0, "the cells of a process share no cache line with another's"
 assert MAX_WORKERS * WORD_BYTES % CACHE_LINE_BYTES == 0, "a column shares no cache line with another"
-assert SEGMENT_BYTES == 540_928 + FLEET_BUFFERS * FLEET_DOCUMENT_BYTES, "the drawing above is out of date"
+for _offset in (FLEET_BUFFERS_OFFSET, TOKEN_STORE_OFFSET):
+    assert f"\n    {_offset:,} " in __doc__, "the drawing above is out of date"

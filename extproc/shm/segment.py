@@ -16,7 +16,7 @@ import os
 from typing import Self
 
 from extproc.errors import StartupError
-from extproc.shm.layout import HEADER_BYTES, HEADER_OFFSET, MAGIC, SEGMENT_BYTES, VERSION
+from extproc.shm.layout import HEADER_BYTES, HEADER_OFFSET, MAGIC, SEGMENT_BYTES, TOKEN_STORE_OFFSET, VERSION
 
 
 class Segment:
@@ -28,7 +28,7 @@ class Segment:
 
     @classmethod
     def create(cls, size: int = SEGMENT_BYTES) -> Self:
-        """Make a segment of zeros with a valid header.
+        """Make a segment of zeros with a valid header; what ``size`` has beyond ``SEGMENT_BYTES`` is the token store.
 
         Its size is sealed: a process that shrank it would kill the others with SIGBUS. The descriptor is closed on
         ``exec`` unless it is named in ``pass_fds``. Raises ``OSError`` when the system has no memory or descriptor.
@@ -69,6 +69,11 @@ class Segment:
     def words(self, offset: int, length: int) -> memoryview:
         """Return a writable view of the 64-bit words from ``offset``; both arguments are in bytes."""
         return self.buffer[offset : offset + length].cast("Q")
+
+    @property
+    def token_store(self) -> memoryview:
+        """The memory of the token store; empty when there is none."""
+        return self.buffer[TOKEN_STORE_OFFSET:]
 
     def close(self) -> None:
         """Close the descriptor.

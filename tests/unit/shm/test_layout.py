@@ -15,7 +15,8 @@ def test_the_parts_fill_the_segment_without_gap_or_overlap() -> None:
     for name, offset, length in PARTS:
         assert (name, offset) == (name, end)
         end = offset + length
-    assert end == layout.SEGMENT_BYTES
+    assert 0 <= layout.SEGMENT_BYTES - end < layout.PAGE_BYTES
+    assert layout.SEGMENT_BYTES % layout.PAGE_BYTES == 0
 
 
 def test_the_docstring_draws_the_offsets_as_they_are() -> None:

@@ -1,0 +1,71 @@
+"""Chained hashes over the blocks of a prompt: the identity of a prefix, block by block.
+
+An engine caches the keys and values of a prompt in blocks of a fixed number of tokens, and a block can be used again
+only where everything before it is the same. So the hash of block ``i`` stands for the whole prefix that ends with it::
+
+    h(-1) = root                                    everything besides the tokens that sets prefixes apart
+    h(i)  = h(i-1) + mix(mix(tokens of block i) + position i)        modulo 2**64
+
+The sum makes the chain a cumulative sum, so numpy computes all blocks of a prompt at once, and a chain can be continued
+from any block of it: what a conversation adds is hashed alone. It is not a cryptographic hash: a collision costs a
+wrong guess about a cache, never a wrong answer.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+Ids = npt.NDArray[np.uint32]
+Hashes = npt.NDArray[np.uint64]
+
+HASH_SEED = 0
+_LONGEST_BLOCK = 1024
+
+_POSITION_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+# Odd, so that no bit of a token is lost in its product.
+_COEFFICIENTS = np.random.Generator(np.random.PCG64(0x6C6C6D)).integers(
+    0, 1 << 64, _LONGEST_BLOCK, dtype=np.uint64
+) | np.uint64(1)
+
+
+def root_hash(*, model: str, lora: str = "", cache_salt: str = "", media: Iterable[bytes] = ()) -> int:
+    """Return the start of the chain: prompts with different roots share no block.
+
+    ``media`` are the hashes of the images and other media of the prompt, in order.
+    """
+    digest = xxhash.xxh3_64(seed=HASH_SEED)
+    for part in (model.encode(), lora.encode(), cache_salt.encode(), *media):
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.intdigest()
+
+
+def block_hashes(ids: Ids, *, block_size: int, before: int, first_block: int = 0) -> Hashes:
+    """Return the hash of every whole block of ``ids``; what is left over at the end has none.
+
+    ``ids`` starts with block ``first_block`` of the prompt, and ``before`` is the hash of the block before that one:
+    the root, when there is none. ``block_size`` is 1 to 1,024 tokens.
+    """
+    count = len(ids) // block_size
+    blocks = ids[: count * block_size].reshape(count, block_size).astype(np.uint64)
+    hashes = _mixed(blocks @ _COEFFICIENTS[:block_size])
+    hashes += np.arange(first_block, first_block + count, dtype=np.uint64) * _POSITION_STEP
+    hashes = _mixed(hashes)
+    hashes[:1] += np.uint64(before)
+    return np.add.accumulate(hashes)
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """Spread every bit of each value over all of it, in place (the finaliser of SplitMix64)."""
+    first, second, third = _SHIFTS
+    values ^= values >> first
+    values *= _MIX_1
+    values ^= values >> second
+    values *= _MIX_2
+    values ^= values >> third
+    return values

@@ -1,0 +1,283 @@
+"""The token cache's store: ids and block hashes of prompts, shared by all processes of the service.
+
+::
+
+    offset                     part
+    0            4 KiB         header: number of claims, evictions, secret; models whose prefixes proved wrong
+    4 KiB        1/16          rows: keys of prefixes                                  (token_rows.py)
+    ...          64 B each     chunk table                                             (token_chunks.py)
+    ...          the rest      chunks: extents, each appended once and never changed
+
+An **extent** holds what one request added to what was known::
+
+    word 0      claim of its chunk                        word 4      place of its parent, chunk << 32 | offset / 64
+    word 1      checksum of words 2 to 7 and the payload  word 5      claim of its parent; 0: it has none
+    word 2      number of ids                             word 6      tokens that it takes from its parent
+    word 3      number of block hashes                    word 7      how many ancestors it has
+    then the ids (32 bits each, padded to 8 bytes) and the hashes of the blocks that end in them (64 bits each)
+
+So a conversation that grows by a turn adds an extent of that turn, and two users of one system prompt share its extent.
+A **row** names a prefix: the first so many tokens of the prompt that ends with an extent.
+
+Nobody waits for anybody, and a process may be killed at any instruction: what is read is copied first and then held
+against its checksum and the claim it was written under, so an extent that is half written, overwritten while it is read
+or left by an earlier owner of its chunk is not found. Memory is bounded by the size of the store and only used as far
+as it is written.
+"""
+
+import os
+from typing import NamedTuple, Self
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from extproc.shm.segment import Segment
+from extproc.shm.token_chunks import ENTRY_WORDS, ChunkTable
+from extproc.shm.token_rows import PLACE_UNIT, ROW_BYTES, WAYS, Row, RowTable, Words
+
+MIN_STORE_BYTES = 16 << 20
+MAX_DEPTH = 12
+"""An extent with this many ancestors is followed by one that holds the whole prompt: reading visits every ancestor."""
+
+_HEADER_BYTES = 4096
+_SECRET_WORD = 2
+_REVOKED_WORDS = slice(8, 72)
+_EXTENT_HEADER_BYTES = 64
+_EXTENT_HEADER_WORDS = 8
+_WORD = 8
+_MIN_CHUNK_BYTES, _MAX_CHUNK_BYTES, _CHUNKS = 64 << 10, 1 << 20, 256
+_LOW = 0xFFFF_FFFF
+
+Ids = npt.NDArray[np.uint32]
+Hashes = npt.NDArray[np.uint64]
+
+
+class Prefix(NamedTuple):
+    """What is known of the start of a prompt; ``hashes`` are those of its whole blocks."""
+
+    ids: Ids
+    hashes: Hashes
+    row: Row
+    depth: int
+
+
+class StoreState(NamedTuple):
+    """How full the store is."""
+
+    capacity_bytes: int
+    used_bytes: int
+    rows: int
+    max_rows: int
+    evictions: int
+
+
+class _Extent(NamedTuple):
+    ids: Ids
+    hashes: Hashes
+    parent: Row | None
+    depth: int
+
+
+class TokenStore:
+    """One process's access to the store in ``memory``; ``fd`` is the segment, for its lock.
+
+    All processes give the same memory. Any thread of a process may use the object.
+    """
+
+    def __init__(self, *, memory: memoryview, fd: int) -> None:
+        self._header = memory[:_HEADER_BYTES].cast("Q")
+        row_sets = 1 << ((len(memory) // 16 // (ROW_BYTES * WAYS)).bit_length() - 1)
+        rows_end = _HEADER_BYTES + row_sets * ROW_BYTES * WAYS
+        left = len(memory) - rows_end
+        self._chunk_bytes = min(max(left // _CHUNKS, _MIN_CHUNK_BYTES), _MAX_CHUNK_BYTES) // PLACE_UNIT * PLACE_UNIT
+        chunks = left // (self._chunk_bytes + ENTRY_WORDS * _WORD)
+        table_end = rows_end + chunks * ENTRY_WORDS * _WORD
+        self._chunks_memory = memory[table_end:]
+        self._chunks = ChunkTable(
+            words=memory[rows_end:table_end].cast("Q"),
+            counters=self._header[:2],
+            fd=fd,
+            chunk_bytes=self._chunk_bytes,
+        )
+        self._rows = RowTable(memory=memory[_HEADER_BYTES:rows_end], claims=self._chunks.claims)
+        self.unstored = 0
+        """Prompts that were not stored because another process was claiming a chunk at that moment."""
+
+    @classmethod
+    def of_segment(cls, segment: Segment) -> Self | None:
+        """Return the store of the service's segment, or None when the service has none."""
+        memory = segment.token_store
+        return cls(memory=memory, fd=segment.fd) if len(memory) else None
+
+    @staticmethod
+    def prepare(memory: memoryview) -> None:
+        """Make fresh zeroed memory a store; done once, before any other process has it.
+
+        The secret seeds all keys, so that nobody outside can prepare two prompts with one key.
+        """
+        memory[_SECRET_WORD * _WORD : (_SECRET_WORD + 1) * _WORD] = os.urandom(_WORD)
+
+    @property
+    def secret(self) -> int:
+        """Seed of all keys, the same in all processes."""
+        return self._header[_SECRET_WORD]
+
+    def find(self, keys: Words, *, block_size: int) -> tuple[int, Prefix | None, npt.NDArray[np.bool_]]:
+        """Return the last of ``keys``, shape (n, 2), that leads to a valid prefix, and that prefix; else -1 and None.
+
+        The third value says which of the keys seem to be there.
+        """
+        end = len(keys)
+        seen = np.zeros(end, dtype=np.bool_)
+        while end:
+            index, row, seen[:end] = self._rows.find_last(keys[:end])
+            if row is None:
+                break
+            prefix = self._read(row, block_size)
+            if prefix is not None:
+                return index, prefix, seen
+            end = index
+        return -1, None, seen
+
+    def put(
+        self,
+        *,
+        parent: Row | None,
+        depth: int,
+        ids: Ids,
+        hashes: Hashes,
+        block_size: int,
+        keys: Words,
+        tokens: npt.NDArray[np.int64],
+        sizes: list[int],
+    ) -> None:
+        """Store what follows ``parent``: its ids, the hashes of the blocks that end in them, and keys of prefixes.
+
+        ``depth`` is the number of ancestors, ``tokens[i]`` and ``sizes[i]`` the length of the prefix with ``keys[i]``
+        in tokens, those of ``parent`` included, and in bytes of text. What is longer than a chunk becomes a chain.
+        """
+        taken = parent.tokens if parent else 0
+        room = self.extent_tokens(block_size)
+        first = 0
+        before = 0
+        while True:
+            last = min(first + room, len(ids))
+            until = (taken + last) // block_size - taken // block_size
+            row = self._append(parent, depth, ids[first:last], hashes[before:until])
+            if row is None:
+                self.unstored += 1
+                return
+            if last == len(ids):
+                break
+            parent, depth, first, before = row._replace(tokens=taken + last), depth + 1, last, until
+        self.link(row, keys=keys, tokens=tokens, sizes=sizes)
+
+    def link(self, row: Row, *, keys: Words, tokens: npt.NDArray[np.int64], sizes: list[int]) -> None:
+        """Store keys of prefixes of the prompt that ends with ``row``'s extent."""
+        if len(keys):
+            self._rows.put(keys, claim=row.claim, place=row.place, tokens=tokens, sizes=sizes)
+
+    def extent_tokens(self, block_size: int) -> int:
+        """Return how many tokens fit into one extent at least."""
+        return (self._chunk_bytes - _EXTENT_HEADER_BYTES - 2 * _WORD) * block_size // (4 * block_size + _WORD) - 1
+
+    def flush(self) -> bool:
+        """Forget everything; False when another process was claiming a chunk at that moment."""
+        if not self._chunks.clear():
+            return False
+        self._rows.clear()
+        return True
+
+    def revoke(self, model: int) -> None:
+        """Tell all processes that prefixes of ``model`` (a hash of it) have proved wrong."""
+        revoked = self._header[_REVOKED_WORDS]
+        known = revoked.tolist()
+        if model not in known and 0 in known:
+            revoked[known.index(0)] = model
+
+    def revoked(self) -> frozenset[int]:
+        """Models whose prefixes have proved wrong."""
+        return frozenset(self._header[_REVOKED_WORDS].tolist()) - {0}
+
+    def state(self) -> StoreState:
+        """How full the store is; reads all rows."""
+        return StoreState(
+            capacity_bytes=self._chunks.count * self._chunk_bytes,
+            used_bytes=self._chunks.used_bytes,
+            rows=self._rows.count(),
+            max_rows=self._rows.capacity,
+            evictions=self._chunks.evictions,
+        )
+
+    def _append(self, parent: Row | None, depth: int, ids: Ids, hashes: Hashes) -> Row | None:
+        body_words = (len(ids) + 1) // 2 + len(hashes)
+        size = _EXTENT_HEADER_BYTES + body_words * _WORD
+        padded = -(-size // PLACE_UNIT) * PLACE_UNIT
+        allocated = self._chunks.allocate(padded)
+        if allocated is None:
+            return None
+        chunk, claim, offset = allocated
+        extent = np.zeros(_EXTENT_HEADER_WORDS + body_words, dtype=np.uint64)
+        place, parent_claim, taken = (parent.place, parent.claim, parent.tokens) if parent else (0, 0, 0)
+        extent[:_EXTENT_HEADER_WORDS] = claim, 0, len(ids), len(hashes), place, parent_claim, taken, depth
+        extent[_EXTENT_HEADER_WORDS:].view(np.uint32)[: len(ids)] = ids
+        if len(hashes):
+            extent[-len(hashes) :] = hashes
+        content = extent.data.cast("B")
+        extent[1] = xxhash.xxh3_64_intdigest(content[2 * _WORD :], seed=claim)
+        start = chunk * self._chunk_bytes + offset
+        self._chunks_memory[start : start + size] = content
+        return Row(claim, chunk << 32 | offset // PLACE_UNIT, taken + len(ids), 0)
+
+    def _read(self, row: Row, block_size: int) -> Prefix | None:
+        """Gather the first ``row.tokens`` ids from an extent and its ancestors, or None when one of them is gone."""
+        ids: list[Ids] = []
+        hashes: list[Hashes] = []
+        tip: Row | None = None
+        depth = 0
+        wanted = row.tokens
+        at: Row | None = row
+        while at is not None:
+            extent = self._extent(at)
+            if extent is None:
+                return None
+            taken = extent.parent.tokens if extent.parent else 0
+            if wanted > taken:
+                if tip is None:
+                    tip, depth = at._replace(tokens=row.tokens, bytes=row.bytes), extent.depth
+                ids.append(extent.ids[: wanted - taken])
+                hashes.append(extent.hashes[: wanted // block_size - taken // block_size])
+                wanted = taken
+            at = extent.parent
+        if tip is None or wanted:
+            return None
+        if len(ids) == 1:
+            return Prefix(ids[0], hashes[0], tip, depth)
+        return Prefix(np.concatenate(ids[::-1]), np.concatenate(hashes[::-1]), tip, depth)
+
+    def _extent(self, at: Row) -> _Extent | None:
+        chunk, offset = at.chunk, at.offset
+        if chunk >= self._chunks.count or offset + _EXTENT_HEADER_BYTES > self._chunk_bytes:
+            return None
+        start = chunk * self._chunk_bytes + offset
+        header = self._chunks_memory[start : start + _EXTENT_HEADER_BYTES].cast("Q").tolist()
+        claim, _, id_count, hash_count = header[:4]
+        size = _EXTENT_HEADER_BYTES + ((id_count + 1) // 2 + hash_count) * _WORD
+        if claim != at.claim or size > self._chunk_bytes - offset:
+            return None
+        # Copied first: what is checked and what is used must be the same bytes.
+        content = bytes(self._chunks_memory[start : start + size])
+        words = memoryview(content)[:_EXTENT_HEADER_BYTES].cast("Q").tolist()
+        if words[2:4] != header[2:4] or words[0] != claim:
+            return None
+        if xxhash.xxh3_64_intdigest(memoryview(content)[2 * _WORD :], seed=claim) != words[1]:
+            return None
+        self._chunks.touch(chunk)
+        parent = Row(words[5], words[4], words[6], 0) if words[5] else None
+        return _Extent(
+            np.frombuffer(content, np.uint32, id_count, _EXTENT_HEADER_BYTES),
+            np.frombuffer(content, np.uint64, hash_count, size - hash_count * _WORD),
+            parent,
+            words[7],
+        )
