@@ -16,6 +16,10 @@ DECISION_BUCKETS = (
     10e-6, 20e-6, 30e-6, 50e-6, 75e-6, 100e-6, 150e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 50e-3, 0.25, 1.0, 2.0,
 )  # fmt: skip
 
+TOKENIZE_BUCKETS = (
+    25e-6, 50e-6, 100e-6, 150e-6, 250e-6, 400e-6, 600e-6, 1e-3, 2e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.5, 2.0,
+)  # fmt: skip
+
 METRIC_FILE_BYTES = 1 << 16
 """What ``prometheus_client`` makes a file at first."""
 
@@ -66,6 +70,54 @@ class Metrics:
         self.probes = Counter("extproc_health_probes", "Health probes.", ["worker", "result"], registry=None)
         self.restarts = Counter(
             "extproc_process_restarts", "Processes replaced, by role and cause.", ["role", "cause"], registry=None
+        )
+
+
+class TokenMetrics:
+    """The metrics of one process about prompts and their tokens."""
+
+    def __init__(self) -> None:
+        self.model_loads = Counter(
+            "extproc_model_loads",
+            "Models loaded by a process, by the encoder chosen and, where that is not the fast one, why.",
+            ["model", "encoder", "reason"],
+            registry=None,
+        )
+        self.token_lookups = Counter(
+            "extproc_token_cache_lookups",
+            "Prompts looked up in the token cache: level 0 is the whole prompt, level 1 its longest known prefix.",
+            ["model", "level", "result"],
+            registry=None,
+        )
+        self.prompt_bytes = Counter(
+            "extproc_prompt_bytes",
+            "Text of prompts, in bytes: encoded, or reused from the token cache.",
+            ["model", "origin"],
+            registry=None,
+        )
+        self.prompt_tokens = Counter(
+            "extproc_prompt_tokens",
+            "Tokens of prompts: encoded, or reused from the token cache.",
+            ["model", "origin"],
+            registry=None,
+        )
+        self.prefix_verifications = Counter(
+            "extproc_prefix_verifications",
+            "Prompts put together from a known prefix that were encoded as a whole too, and compared.",
+            ["model", "result"],
+            registry=None,
+        )
+        self.prefixes_off = Counter(
+            "extproc_prefixes_off",
+            "Models whose known prefixes a process does not use, by reason.",
+            ["model", "reason"],
+            registry=None,
+        )
+        self.tokenize_seconds = TallyHistogram(
+            "extproc_tokenize_seconds",
+            "Time from a parsed request to its token ids and block hashes, waiting for a thread included.",
+            buckets=TOKENIZE_BUCKETS,
+            registry=None,
         )
 
 

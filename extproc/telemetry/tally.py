@@ -22,6 +22,10 @@ class Tally:
         """Count one."""
         self._pending += 1
 
+    def add(self, amount: int) -> None:
+        """Count ``amount``."""
+        self._pending += amount
+
     def flush(self) -> int:
         """Write what was counted since the last time, and return it."""
         pending, self._pending = self._pending, 0

@@ -1,0 +1,268 @@
+"""The two-level cache: from a text to its ids and block hashes, encoding only what was not seen before.
+
+* Level 0: the whole prompt is known, by its text or by what it was rendered from.
+* Level 1: the longest known prefix that ends at a safe boundary (:mod:`extproc.tokens.boundaries`); the rest is
+  encoded.
+
+All keys are 128-bit hashes, seeded with the store's secret, that begin with the :class:`Namespace`. The key of a prefix
+is the hash of its text, so one pass over a text gives the keys of all its prefixes.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from extproc.index.block_hash import Hashes, Ids, block_hashes
+from extproc.shm.token_rows import Words
+from extproc.shm.token_store import MAX_DEPTH, Prefix, TokenStore
+from extproc.tokens.boundaries import Boundaries
+from extproc.tokens.encoder import Encoder
+from extproc.tokens.prompt_tokens import PromptTokens
+
+MAX_KEPT_BOUNDARIES = 1024
+"""Of more boundaries in one prompt, the first and the last become entries."""
+
+_LENGTH_BYTES = 8
+# No UTF-8 text contains this byte, so no prefix of a text can have the key of a whole one.
+_WHOLE = b"\xff"
+_NO_IDS: Ids = np.empty(0, dtype=np.uint32)
+_NO_KEYS: Words = np.empty((0, 2), dtype=np.uint64)
+
+
+class Namespace(NamedTuple):
+    """What prompts must share besides their text: ``key`` begins all keys, ``root`` the chain of block hashes."""
+
+    key: bytes
+    root: int
+    block_size: int
+
+
+def namespace_key(parts: Iterable[bytes]) -> bytes:
+    """Return a key that no other sequence of ``parts`` has."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(len(part).to_bytes(_LENGTH_BYTES, "little"))
+        digest.update(part)
+    return digest.digest()
+
+
+class PromptCache:
+    """The cache of one model in one process. Without a ``store`` everything is encoded."""
+
+    def __init__(self, *, store: TokenStore | None, encoder: Encoder, boundaries: Boundaries) -> None:
+        self.store = store
+        self.encoder = encoder
+        self.boundaries = boundaries
+        self.mismatched_boundaries = 0
+        """Prompts whose text and ids had different numbers of boundary tokens, so that their prefixes were not kept."""
+
+    def key_of(self, parts: Sequence[bytes], namespace: Namespace) -> Words:
+        """Return the level 0 key of a prompt that is determined by ``parts``, without looking at its text."""
+        digest = xxhash.xxh3_128(namespace.key, seed=self.store.secret if self.store else 0)
+        for part in parts:
+            digest.update(_WHOLE + len(part).to_bytes(_LENGTH_BYTES, "little"))
+            digest.update(part)
+        return np.frombuffer(digest.digest(), dtype=np.uint64).reshape(1, 2)
+
+    def find(self, key: Words, namespace: Namespace) -> PromptTokens | None:
+        """Look up a level 0 key."""
+        if self.store is None:
+            return None
+        _, prefix, _ = self.store.find(key, block_size=namespace.block_size)
+        return None if prefix is None else _whole(prefix, namespace)
+
+    def begin(
+        self,
+        text: str,
+        namespace: Namespace,
+        *,
+        key: Words | None = None,
+        before: Ids = _NO_IDS,
+        after: Ids = _NO_IDS,
+        exact: bool = True,
+    ) -> "Encoding":
+        """Look up what is known of ``text``.
+
+        ``key`` is the prompt's key by other means, to be stored beside that of its text; ``before`` and ``after`` are
+        ids that surround those of the text (a BOS). Raises ``UnicodeEncodeError`` on a text with lone surrogates.
+        """
+        return Encoding(self, text, _Wanted(namespace, _NO_KEYS if key is None else key, before, after, exact))
+
+
+class _Wanted(NamedTuple):
+    """What is asked of an encoding besides its text; see :meth:`PromptCache.begin`."""
+
+    namespace: Namespace
+    key: Words
+    before: Ids
+    after: Ids
+    exact: bool
+
+
+class Encoding:
+    """One prompt on its way: :meth:`encode` what is ``rest``, then :meth:`finish`.
+
+    ``known`` is the result where nothing is left to do. Everything may run on a thread.
+    """
+
+    def __init__(self, cache: PromptCache, text: str, wanted: _Wanted) -> None:
+        self._cache = cache
+        self._namespace, self._key, self._before, self._after, self._exact = wanted
+        self._data = data = text.encode()
+        self._prefix: Prefix | None = None
+        self._hit = -1
+        self.reused_bytes = 0
+        self.known: PromptTokens | None = None
+        self.rest = text
+        if cache.store is not None:
+            self._look_up(cache.store)
+            if self.reused_bytes:
+                self.rest = data[self.reused_bytes :].decode()
+
+    def encode(self) -> Ids:
+        """Return the ids of the rest; raises ``ValueError`` when it cannot be encoded."""
+        return self._cache.encoder.encode(self.rest)
+
+    def finish(self, rest: Ids) -> PromptTokens:
+        """Put the prompt together from what is known and the ids of the rest, and store what is new."""
+        namespace, prefix = self._namespace, self._prefix
+        new = [rest, self._after] if len(self._after) else [rest]
+        if prefix is not None:
+            new_ids = rest if len(new) == 1 else np.concatenate(new)
+            ids = np.concatenate([prefix.ids, new_ids])
+        else:
+            new_ids = ids = np.concatenate([self._before, *new]) if len(new) + len(self._before) > 1 else rest
+        new_hashes, hashes = self._hash(ids)
+        tokens = PromptTokens(
+            ids,
+            hashes,
+            namespace.block_size,
+            namespace.root,
+            "off" if self._cache.store is None else "miss" if prefix is None else "level_1",
+            self._exact,
+            text_bytes=len(self._data),
+            reused_bytes=self.reused_bytes,
+            reused_tokens=0 if prefix is None else len(prefix.ids),
+        )
+        if self._cache.store is not None:
+            self._store(self._cache.store, tokens, rest, new_ids, new_hashes)
+        return tokens
+
+    def matches_whole(self, tokens: PromptTokens) -> bool:
+        """Encode the whole text, whatever was known of it, and say whether ``tokens`` are its ids."""
+        ids = self._cache.encoder.encode(self._data.decode())
+        return np.array_equal(np.concatenate([self._before, ids, self._after]), tokens.ids)
+
+    def _look_up(self, store: TokenStore) -> None:
+        data = self._data
+        offsets = self._offsets = self._cache.boundaries.in_text(data)
+        self._kept = kept = _kept(len(offsets))
+        digest = xxhash.xxh3_128(self._namespace.key, seed=store.secret)
+        update, value = digest.update, digest.digest
+        view = memoryview(data)
+        digests = []
+        at = 0
+        for offset in offsets if kept is None else [offsets[ordinal] for ordinal in kept]:
+            update(view[at:offset])
+            digests.append(value())
+            at = offset
+        update(view[at:])
+        update(_WHOLE)
+        digests.append(value())
+        self._keys = keys = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+        found, prefix, self._seen = store.find(keys, block_size=self._namespace.block_size)
+        if prefix is None:
+            return
+        if found == len(keys) - 1:
+            self.known = _whole(prefix, self._namespace)._replace(exact=self._exact)
+            store.link(prefix.row, keys=self._key, tokens=_lengths(len(prefix.ids)), sizes=[len(data)])
+            return
+        ordinal = found if kept is None else int(kept[found])
+        if prefix.row.bytes == offsets[ordinal]:
+            self._prefix, self._hit, self.reused_bytes = prefix, found, offsets[ordinal]
+
+    def _hash(self, ids: Ids) -> tuple[Hashes, Hashes]:
+        """Return the hashes of the blocks that end in what is new, and those of all blocks."""
+        namespace, prefix = self._namespace, self._prefix
+        known = 0 if prefix is None else len(prefix.hashes)
+        new = block_hashes(
+            ids[known * namespace.block_size :],
+            block_size=namespace.block_size,
+            before=int(prefix.hashes[-1]) if prefix is not None and known else namespace.root,
+            first_block=known,
+        )
+        return new, new if prefix is None else np.concatenate([prefix.hashes, new])
+
+    def _store(self, store: TokenStore, tokens: PromptTokens, rest: Ids, new_ids: Ids, new_hashes: Hashes) -> None:
+        prefix, size, length = self._prefix, self._namespace.block_size, len(tokens.ids)
+        first = self._hit + 1
+        if prefix is not None and (
+            not self._seen[:first].all() or prefix.depth >= MAX_DEPTH + length // store.extent_tokens(size)
+        ):
+            # Earlier boundaries have lost their entries, or there are too many ancestors: all of it is stored anew.
+            prefix, first, new_ids, new_hashes = None, 0, tokens.ids, tokens.block_hashes
+            rest = new_ids[len(self._before) : length - len(self._after)]
+        positions = self._tokens_at(rest, first, length - len(self._after) - len(rest))
+        keys = self._keys[first:-1] if len(positions) else _NO_KEYS
+        sizes = [self._offset(index) for index in range(first, first + len(keys))]
+        whole = 1 + len(self._key)
+        store.put(
+            parent=None if prefix is None else prefix.row,
+            depth=0 if prefix is None else prefix.depth + 1,
+            ids=new_ids,
+            hashes=new_hashes,
+            block_size=size,
+            keys=np.concatenate([keys, self._keys[-1:], self._key]),
+            tokens=np.concatenate([positions, np.full(whole, length)]),
+            sizes=sizes + [len(self._data)] * whole,
+        )
+
+    def _tokens_at(self, rest: Ids, first: int, before: int) -> npt.NDArray[np.int64]:
+        """Return how many tokens lie before each kept boundary from the one with index ``first`` on.
+
+        ``rest`` are the ids of the text from there on, and ``before`` lie before them. None when text and ids do not
+        agree on the number of boundaries.
+        """
+        passed = self._ordinal(first - 1) + 1
+        positions = self._cache.boundaries.in_ids(rest)
+        if len(positions) != len(self._offsets) - passed:
+            self._cache.mismatched_boundaries += 1
+            return positions[:0]
+        if self._kept is not None:
+            positions = positions[self._kept[first:] - passed]
+        return positions + before
+
+    def _ordinal(self, index: int) -> int:
+        """Return which of all boundaries a kept one is."""
+        return index if self._kept is None or index < 0 else int(self._kept[index])
+
+    def _offset(self, index: int) -> int:
+        return self._offsets[self._ordinal(index)]
+
+
+def _kept(count: int) -> npt.NDArray[np.intp] | None:
+    """Return which of ``count`` boundaries become entries; None for all."""
+    if count <= MAX_KEPT_BOUNDARIES:
+        return None
+    half = MAX_KEPT_BOUNDARIES // 2
+    return np.concatenate([np.arange(half), np.arange(count - half, count)])
+
+
+def _lengths(length: int) -> npt.NDArray[np.int64]:
+    return np.array([length], dtype=np.int64)
+
+
+def _whole(prefix: Prefix, namespace: Namespace) -> PromptTokens:
+    return PromptTokens(
+        prefix.ids,
+        prefix.hashes,
+        namespace.block_size,
+        namespace.root,
+        "level_0",
+        text_bytes=prefix.row.bytes,
+        reused_bytes=prefix.row.bytes,
+        reused_tokens=len(prefix.ids),
+    )
