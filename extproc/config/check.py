@@ -1,17 +1,19 @@
 """What must hold between settings, and between a setting and this machine.
 
 Each check returns faults; none stops the others. What can be said of one value by itself (type, bounds) is said by its
-declaration; the ``workers`` list and the addresses to listen on have modules of their own.
+declaration; the lists ``workers`` and ``models`` and the addresses to listen on have modules of their own.
 """
 
-import os
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from extproc.config.endpoints import eds_file
 from extproc.config.fault import Fault, closest, did_you_mean, shown
+from extproc.config.files import file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
+from extproc.config.model_list import find_model_faults, names_of
+from extproc.config.server import MIB
 from extproc.config.settings import Settings
 from extproc.config.workers import find_worker_faults
 from extproc.errors import ConfigurationError
@@ -22,6 +24,9 @@ HEADERS_ROOM_BYTES = 64 * 1024
 MIN_MESSAGE_TIMEOUT_RATIO = 2
 """Envoy must outwait our own watchdog, or it gives up while the answer is on its way."""
 
+MIN_CACHE_BYTES = 16 * MIB
+"""A smaller token cache has too few blocks to keep anything for long."""
+
 _HEADER_PATTERN = re.compile(r"[a-z0-9!#$%&'+.^_`|~-]+\*?")
 
 ENGINE_KEEP_ALIVE_SECS = 5.0
@@ -31,21 +36,27 @@ ENGINE_KEEP_ALIVE_SECS = 5.0
 def check_settings(settings: Settings, *, policies: Collection[str]) -> None:
     """Raise :class:`ConfigurationError` with everything that is wrong with the settings as a whole.
 
-    ``policies`` are the names that ``routing.policy`` may have. Reads the directory of TLS files, nothing else.
+    ``policies`` are the names that ``routing.policy`` may have. Looks at the files that settings name, without
+    reading them.
     """
-    faults = [*find_faults(settings, policies=policies), *find_worker_faults(settings.workers)]
+    faults = [
+        *find_faults(settings, policies=policies),
+        *find_worker_faults(settings.workers),
+        *find_model_faults(settings.models),
+    ]
     if faults:
         raise ConfigurationError([str(fault) for fault in faults])
 
 
 def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]:
-    """Return what is wrong besides the workers."""
+    """Return what is wrong besides the lists."""
     return [
         *find_listen_faults(settings),
         *_paths(settings),
         *_tls(settings),
         *_sizes_and_times(settings),
         *_routing(settings, policies),
+        *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
     ]
 
@@ -65,7 +76,23 @@ def find_warnings(settings: Settings) -> list[str]:
         ]
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
+    warnings += _unknown_models(settings)
     return [str(warning) for warning in warnings]
+
+
+def _unknown_models(settings: Settings) -> list[Fault]:
+    """Return what to say of models that workers serve and that are not configured, once for each."""
+    if not settings.models:
+        return []
+    known = {name for spec in settings.models for name in names_of(spec)}
+    warnings = []
+    for index, worker in enumerate(settings.workers):
+        for position, name in enumerate(worker.models):
+            if name not in known:
+                words = f"{shown(name)} is no name of one of the `models`, so it is routed without tokens"
+                warnings.append(Fault(f"workers[{index}].models[{position}]", words))
+                known.add(name)
+    return warnings
 
 
 def _paths(settings: Settings) -> list[Fault]:
@@ -97,8 +124,8 @@ def _tls(settings: Settings) -> list[Fault]:
     for path, text in _tls_files(settings):
         if not text:
             faults.append(Fault(path, "is required with `server.tls: files`", ("server.tls",)))
-        elif not (Path(text).is_file() and os.access(text, os.R_OK)):
-            faults.append(Fault(path, f"{text!r} is not a file that can be read", ("server.tls",)))
+        elif problem := file_problem(text):
+            faults.append(Fault(path, problem, ("server.tls",)))
     return faults
 
 
@@ -120,6 +147,14 @@ def _sizes_and_times(settings: Settings) -> list[Fault]:
             Fault(
                 "envoy.message_timeout_secs",
                 f"must be at least {least_timeout:g}: {MIN_MESSAGE_TIMEOUT_RATIO} times `server.decision_timeout_secs`",
+                ("server.decision_timeout_secs",),
+            ),
+        ),
+        (
+            settings.tokens.max_wait_secs < server.decision_timeout_secs,
+            Fault(
+                "tokens.max_wait_secs",
+                f"must be less than `server.decision_timeout_secs`, {server.decision_timeout_secs:g}",
                 ("server.decision_timeout_secs",),
             ),
         ),
@@ -153,6 +188,13 @@ def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
     if not health_path.startswith("/") or not health_path.isascii() or " " in health_path or "#" in health_path:
         faults.append(Fault("fleet.health_path", f"must be a path that starts with `/`; is {shown(health_path)}"))
     return faults
+
+
+def _tokens(settings: Settings) -> list[Fault]:
+    if 0 < settings.tokens.cache_bytes < MIN_CACHE_BYTES:
+        words = f"must be 0 or at least {MIN_CACHE_BYTES // MIB} MiB ({MIN_CACHE_BYTES:,})"
+        return [Fault("tokens.cache_bytes", words)]
+    return []
 
 
 def _forwarded_headers(names: Sequence[str]) -> list[Fault]:

@@ -7,7 +7,7 @@ arguments and the files that they name.
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from extproc.config.catalogue import ENVIRONMENT_PREFIX, Entry, entries, groups
 from extproc.config.check import find_faults
@@ -15,18 +15,29 @@ from extproc.config.convert import from_file, from_text
 from extproc.config.document import read_document
 from extproc.config.fault import Fault, bare, closest, did_you_mean, shown, unknown_keys
 from extproc.config.fleet import WorkerSpec
+from extproc.config.model_list import read_models
+from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.config.workers import read_workers
 from extproc.errors import ConfigurationError
 
 WORKERS = "workers"
+MODELS = "models"
+
+
+class Lists(NamedTuple):
+    """What a running service takes over from its file when that changes, checked."""
+
+    workers: tuple[WorkerSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()
 
 
 def load_settings(path: Path | None, *, environ: Mapping[str, str], flags: Mapping[str, str]) -> Settings:
     """Read and convert the settings; ``flags`` are texts by setting path (`server.max_body_bytes`).
 
-    Each value is checked by itself, and the workers among each other; what depends on several settings is checked by
-    :func:`load_checked_settings` or :func:`extproc.config.check.check_settings`. Raises :class:`ConfigurationError`.
+    Each value is checked by itself, and the entries of each list among each other; what depends on several settings is
+    checked by :func:`load_checked_settings` or :func:`extproc.config.check.check_settings`. Raises
+    :class:`ConfigurationError`.
     """
     reading = _read(path, environ, flags)
     if reading.faults:
@@ -52,22 +63,28 @@ def load_checked_settings(
     return settings
 
 
-def load_workers(path: Path) -> tuple[WorkerSpec, ...]:
-    """Read only the workers of a file that is in use; raises :class:`ConfigurationError`.
+def load_lists(path: Path) -> Lists:
+    """Read only the workers and models of a file that is in use; raises :class:`ConfigurationError`.
 
-    The list must be there, if only as ``workers: []``, and no top-level key may be unknown: a file that is caught half
-    written, or a slip of the pen, must not empty the fleet. What the groups hold is not looked at.
+    The workers must be there, if only as ``workers: []``, and no top-level key may be unknown: a file that is caught
+    half written, or a slip of the pen, must not empty the fleet. What the groups hold is not looked at.
     """
     document, faults = read_document(path)
     if not faults:
-        faults += map(str, unknown_keys("", document, [*groups(), WORKERS]))
+        faults += map(str, unknown_keys("", document, [*groups(), WORKERS, MODELS]))
         if WORKERS not in document:
             faults.append(f"{WORKERS}: is missing; write `{WORKERS}: []` for none")
-    workers, worker_faults = read_workers(document.get(WORKERS, []))
-    faults += map(str, worker_faults)
+    lists, list_faults = _read_lists(document)
+    faults += map(str, list_faults)
     if faults:
         raise ConfigurationError(faults)
-    return workers
+    return lists
+
+
+def _read_lists(document: dict[str, Any]) -> tuple[Lists, list[Fault]]:
+    workers, worker_faults = read_workers(document.get(WORKERS, []))
+    models, model_faults = read_models(document.get(MODELS, []))
+    return Lists(workers, models), worker_faults + model_faults
 
 
 @dataclasses.dataclass(slots=True)
@@ -75,7 +92,7 @@ class _Reading:
     """What the sources have said so far: values, where each comes from, and what could not be read."""
 
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
-    workers: tuple[WorkerSpec, ...] = ()
+    lists: Lists = dataclasses.field(default_factory=Lists)
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     unreadable: set[str] = dataclasses.field(default_factory=set)
     faults: list[str] = dataclasses.field(default_factory=list)
@@ -87,7 +104,7 @@ class _Reading:
             group, name = path.split(".")
             grouped.setdefault(group, {})[name] = value
         made = {name: group(**grouped.get(name, {})) for name, group in groups().items()}
-        return Settings(**made, workers=self.workers)
+        return Settings(**made, **self.lists._asdict())
 
     def take_text(self, source: str, entry: Entry, text: str) -> None:
         """Take a value from an environment variable or a flag."""
@@ -112,17 +129,15 @@ def _read(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str
 
 
 def _take_document(document: dict[str, Any], reading: _Reading) -> None:
-    faults = unknown_keys("", document, [*groups(), WORKERS], elsewhere=_homes())
+    faults = unknown_keys("", document, [*groups(), WORKERS, MODELS], elsewhere=_homes())
     for name in groups():
         group = document.get(name)
         if isinstance(group, dict):
             faults += _take_group(name, group, reading)
         elif group is not None:
             faults.append(Fault(name, f"must be a mapping of settings, not {shown(group)}"))
-    if WORKERS in document:
-        reading.workers, worker_faults = read_workers(document[WORKERS])
-        faults += worker_faults
-    reading.faults += map(str, faults)
+    reading.lists, list_faults = _read_lists(document)
+    reading.faults += map(str, faults + list_faults)
 
 
 def _take_group(name: str, group: dict[str, Any], reading: _Reading) -> list[Fault]:
@@ -146,13 +161,14 @@ def _homes() -> dict[str, str]:
 
 def _take_environment(environ: Mapping[str, str], reading: _Reading) -> None:
     known = {entry.environment_name: entry for entry in entries().values()}
+    in_file_only = {ENVIRONMENT_PREFIX + name.upper(): name for name in (WORKERS, MODELS)}
     reserved = tuple(f"{ENVIRONMENT_PREFIX}{name.upper()}_" for name in groups())
     for variable in sorted(environ):
         if variable in known:
             entry = known[variable]
             reading.take_text(f"{variable} ({entry.path})", entry, environ[variable])
-        elif variable == ENVIRONMENT_PREFIX + WORKERS.upper():
-            reading.faults.append(f"{variable}: the workers are set in the file only")
+        elif variable in in_file_only:
+            reading.faults.append(f"{variable}: the {in_file_only[variable]} are set in the file only")
         elif variable.startswith(reserved):
             prefix = next(prefix for prefix in reserved if variable.startswith(prefix))
             names = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]

@@ -5,10 +5,12 @@ import dataclasses
 from extproc.config.admin import AdminSettings
 from extproc.config.dataplane import EnvoySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.models import ModelSpec
 from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.config.telemetry import TelemetrySettings
+from extproc.config.tokens import TokensSettings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Settings:
     admin: AdminSettings = dataclasses.field(default_factory=AdminSettings)
     fleet: FleetSettings = dataclasses.field(default_factory=FleetSettings)
     routing: RoutingSettings = dataclasses.field(default_factory=RoutingSettings)
+    tokens: TokensSettings = dataclasses.field(default_factory=TokensSettings)
     envoy: EnvoySettings = dataclasses.field(default_factory=EnvoySettings)
     telemetry: TelemetrySettings = dataclasses.field(default_factory=TelemetrySettings)
     workers: tuple[WorkerSpec, ...] = ()
+    models: tuple[ModelSpec, ...] = ()

@@ -8,59 +8,27 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
-from typing import Any
 
 from extproc.config.address import TcpAddress, parse
-from extproc.config.catalogue import Entry, fields_of
-from extproc.config.convert import from_file
-from extproc.config.fault import Fault, shown, unknown_keys
+from extproc.config.entries import model_name_problem, read_entries, too_many
+from extproc.config.fault import Fault, shown
 from extproc.config.fleet import WorkerSpec
 
 MAX_WORKERS = 1024
-MAX_MODELS = 64
-MAX_MODEL_LENGTH = 256
+MAX_MODELS_OF_WORKER = 64
 
 _ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
 def read_workers(value: object) -> tuple[tuple[WorkerSpec, ...], list[Fault]]:
     """Read and check the list as the file's loader gave it; return the entries that could be read, and every fault."""
-    if not isinstance(value, list):
-        return (), [Fault("workers", f"must be a list, not {shown(value)}")]
-    if len(value) > MAX_WORKERS:
-        return (), [Fault("workers", f"must have at most {MAX_WORKERS:,} entries, not {len(value):,}")]
-    faults: list[Fault] = []
-    readable: list[tuple[int, WorkerSpec]] = []
-    known = fields_of(WorkerSpec)
-    for index, item in enumerate(value):
-        spec = _read_worker(f"workers[{index}]", item, known, faults)
-        if spec is not None:
-            readable.append((index, spec))
-    faults += _worker_faults(readable)
-    return tuple(spec for _, spec in readable), faults
+    readable, faults = read_entries(value, name="workers", kind=WorkerSpec, most=MAX_WORKERS, needs="an `address`")
+    return tuple(spec for _, spec in readable), faults + _worker_faults(readable)
 
 
 def find_worker_faults(workers: tuple[WorkerSpec, ...]) -> list[Fault]:
     """Check entries that were made by other means than :func:`read_workers`."""
-    if len(workers) > MAX_WORKERS:
-        return [Fault("workers", f"must have at most {MAX_WORKERS:,} entries, not {len(workers):,}")]
-    return _worker_faults(enumerate(workers))
-
-
-def _read_worker(path: str, item: object, known: dict[str, Entry], faults: list[Fault]) -> WorkerSpec | None:
-    if not isinstance(item, dict):
-        faults.append(Fault(path, f"must be a mapping with an `address`, not {shown(item)}"))
-        return None
-    found = unknown_keys(path, item, known)
-    values: dict[str, Any] = {}
-    for name, entry in known.items():
-        if name in item:
-            try:
-                values[name] = from_file(item[name], entry)
-            except ValueError as error:
-                found.append(Fault(f"{path}.{name}", str(error)))
-    faults += found
-    return None if found else WorkerSpec(**values)
+    return too_many("workers", workers, MAX_WORKERS) or _worker_faults(enumerate(workers))
 
 
 def _worker_faults(workers: Iterable[tuple[int, WorkerSpec]]) -> list[Fault]:
@@ -106,12 +74,12 @@ def _address_problem(address: str) -> str:
 
 
 def _model_faults(path: str, models: tuple[str, ...]) -> list[Fault]:
-    if len(models) > MAX_MODELS:
-        return [Fault(path, f"must have at most {MAX_MODELS} entries, not {len(models):,}")]
+    if faults := too_many(path, models, MAX_MODELS_OF_WORKER):
+        return faults
     faults = [
-        Fault(f"{path}[{index}]", f"must be 1 to {MAX_MODEL_LENGTH} characters long")
+        Fault(f"{path}[{index}]", problem)
         for index, model in enumerate(models)
-        if not 0 < len(model) <= MAX_MODEL_LENGTH
+        if (problem := model_name_problem(model))
     ]
     if len(set(models)) < len(models):
         faults.append(Fault(path, "names a model twice"))

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from extproc.config.models import ModelSpec
 from extproc.fleet.worker import Fleet, Worker
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ class FleetView:
     before, so a request costs nothing per worker. A document that cannot be read leaves the last good fleet in place;
     ``on_unreadable`` is called and the next ``refresh`` tries again.
 
+    ``models`` are the configured models, and the same object until one of them changes: whoever loads them can compare
+    with ``is`` after each ``refresh``.
+
     What a request names can only be looked up here, never stored: memory is bounded by the models that workers declare.
     """
 
@@ -39,6 +43,7 @@ class FleetView:
         self._seen = 0
         self.generation = 0
         self.needs_model = False
+        self.models: tuple[ModelSpec, ...] = ()
         self._workers: tuple[Worker, ...] = ()
         self._eligible: tuple[Worker, ...] = ()
         self._generalists: tuple[Worker, ...] = ()
@@ -69,6 +74,8 @@ class FleetView:
             self._on_unreadable()
             return
         self._adopt(fleet.workers)
+        if fleet.models != self.models:
+            self.models = fleet.models
         self.generation = generation
 
     def workers(self) -> tuple[Worker, ...]:

@@ -1,8 +1,10 @@
-"""The record of one worker."""
+"""The record of one worker, and of the whole fleet."""
 
 from typing import Literal, NamedTuple
 
 import msgspec
+
+from extproc.config.models import ModelSpec
 
 WorkerState = Literal["active", "draining"]
 
@@ -40,6 +42,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything the observer publishes, as one document."""
+    """Everything the observer publishes, as one document: the workers, and the models that are configured."""
 
     workers: tuple[Worker, ...]
+    models: tuple[ModelSpec, ...] = ()

@@ -15,23 +15,26 @@ import uvloop
 from extproc.admin.app import AdminServer
 from extproc.admin.metrics import service_registry
 from extproc.config.endpoints import eds_file
-from extproc.config.load import load_workers
+from extproc.config.load import Lists, load_lists
 from extproc.config.settings import Settings
 from extproc.dataplane.eds import EndpointFile
 from extproc.fleet.discovery.file import FileSource
 from extproc.fleet.health.prober import HealthProber
 from extproc.fleet.registry import FleetRegistry
 from extproc.fleet.worker import Fleet
+from extproc.models.shelf import ModelShelf
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
 from extproc.observer.state import SharedState
+from extproc.observer.tokens import ObservedTokens
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessTable
 from extproc.shm.segment import Segment
+from extproc.shm.token_store import TokenStore
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
-from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.metrics import Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -58,20 +61,23 @@ class ObserverProcess:
                 document=document,
                 endpoints=EndpointFile(path=Path(eds_file(settings))),
                 metrics=metrics,
-                before=None if restored is None else restored.workers,
+                before=restored,
             ),
             in_flight=in_flight.totals,
             watch=self._prober.watch,
             clock=monotonic,
+            models=() if restored is None else restored.models,
         )
         self._source = FileSource(
             path=config_file,
             interval_secs=settings.fleet.reload_interval_secs,
-            load=load_workers,
+            load=load_lists,
             metrics=metrics,
         )
+        store = TokenStore.of_segment(segment)
         state = SharedState(
             document=document,
+            token_store=store,
             in_flight=in_flight,
             processes=ProcessTable(segment),
             workers=self._observer.workers,
@@ -80,10 +86,15 @@ class ObserverProcess:
             address=settings.admin.address,
             state=state,
             registry=service_registry(state=state, metric_dir=metric_dir),
+            tokens=ObservedTokens(
+                shelf=ModelShelf(settings=settings.tokens, store=store, metrics=TokenMetrics()),
+                store=store,
+                specs=self._observer.models,
+            ),
         )
         if restored is None:
             # Checked when the service started, so routers need not wait for the file to be read again.
-            self._observer.take_list(settings.workers)
+            self._observer.take_lists(Lists(settings.workers, settings.models))
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Observe until ``stop`` is set; calls ``ready`` once the fleet is published and the admin port is open.
@@ -102,7 +113,7 @@ class ObserverProcess:
             tasks: set[asyncio.Task[bool]] = {
                 stopping,
                 spawn(self._observer.run(), name="observe", eternal=True),
-                spawn(self._source.watch(self._observer.take_list), name="discover", eternal=True),
+                spawn(self._source.watch(self._observer.take_lists), name="discover", eternal=True),
             }
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -5,9 +5,10 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import NoReturn
 
-from extproc.config.fleet import WorkerSpec
+from extproc.config.load import Lists
+from extproc.config.models import ModelSpec
 from extproc.fleet.registry import FleetRegistry
-from extproc.fleet.worker import Worker, WorkerKey
+from extproc.fleet.worker import Fleet, Worker, WorkerKey
 from extproc.observer.changes import describe_changes
 from extproc.observer.publisher import Publisher
 
@@ -17,13 +18,14 @@ LOOK_INTERVAL_SECS = 0.25
 
 
 class Observer:
-    """Takes worker lists and probe results, and publishes what follows from them.
+    """Takes lists of workers and models and probe results, and publishes what follows from them.
 
-    Lists and results only change the registry and wake :meth:`run`, which alone publishes: however many arrive in one
-    turn of the event loop, they become one document. Between them it sleeps; it wakes by itself, every
+    Lists and results only change what is known here and wake :meth:`run`, which alone publishes: however many arrive in
+    one turn of the event loop, they become one document. Between them it sleeps; it wakes by itself, every
     ``LOOK_INTERVAL_SECS``, only while a worker is leaving or waits for a slot, or a write has to be tried again.
 
-    ``watch`` is told which workers to probe; ``in_flight`` returns the requests in flight by slot.
+    ``watch`` is told which workers to probe; ``in_flight`` returns the requests in flight by slot. ``models`` are those
+    that a predecessor published.
     """
 
     def __init__(
@@ -34,39 +36,46 @@ class Observer:
         in_flight: Callable[[], Sequence[int]],
         watch: Callable[[Collection[WorkerKey]], None],
         clock: Callable[[], float],
+        models: tuple[ModelSpec, ...],
     ) -> None:
         self._registry = registry
         self._publisher = publisher
         self._in_flight = in_flight
         self._watch = watch
         self._clock = clock
-        self._published = registry.workers()
+        self._models = models
+        self._published = Fleet(workers=registry.workers(), models=models)
         self._unplaced: tuple[WorkerKey, ...] = ()
         self._woken = asyncio.Event()
 
-    def take_list(self, specs: Sequence[WorkerSpec]) -> None:
-        """Take a full list of workers from discovery."""
-        self._registry.adopt(specs, now=self._clock(), in_flight=self._in_flight())
+    def take_lists(self, lists: Lists) -> None:
+        """Take full lists of workers and models from discovery."""
+        self._models = lists.models
+        self._registry.adopt(lists.workers, now=self._clock(), in_flight=self._in_flight())
         self._woken.set()
 
     def take_result(self, key: WorkerKey, good: bool) -> None:  # noqa: FBT001 - the prober's callback
         """Take a probe's result."""
         self._registry.record(key, good=good, now=self._clock())
-        if self._registry.workers() is not self._published:
+        if self._registry.workers() is not self._published.workers:
             self._woken.set()
 
     def workers(self) -> tuple[Worker, ...]:
-        """The fleet last published."""
-        return self._published
+        """The workers last published."""
+        return self._published.workers
+
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The models last published."""
+        return self._published.models
 
     def publish(self) -> None:
         """Tell everybody of the fleet as it is now; to be called once before :meth:`run`."""
-        workers = self._registry.workers()
-        for change in describe_changes(self._published, workers):
+        fleet = Fleet(workers=self._registry.workers(), models=self._models)
+        for change in describe_changes(self._published, fleet):
             logger.info("%s", change)
-        self._published = workers
-        self._publisher.publish(workers)
-        self._watch([worker.key for worker in workers])
+        self._published = fleet
+        self._publisher.publish(fleet)
+        self._watch([worker.key for worker in fleet.workers])
 
     async def run(self) -> NoReturn:
         """Publish what changes, until cancelled."""
@@ -82,7 +91,8 @@ class Observer:
             if self._registry.unplaced != self._unplaced:
                 self._unplaced = self._registry.unplaced
                 logger.warning("%d workers wait for a free slot", len(self._unplaced))
-            if self._registry.workers() is not self._published:
+            published = self._published
+            if self._registry.workers() is not published.workers or self._models is not published.models:
                 self.publish()
 
     async def _wait(self, next_look: float) -> None:

@@ -38,46 +38,47 @@ class Publisher:
     ``fleet_document``), and :meth:`retry` is due while ``behind`` is set. It is logged when it begins and when it is
     over, not at every try: that would fill a disk.
 
-    ``before`` is the fleet that routers know already, None when they know none.
+    A change of the models alone concerns the routers only. ``before`` is the fleet that routers know already, None when
+    they know none.
     """
 
-    def __init__(
-        self, *, document: Document, endpoints: Endpoints, metrics: Metrics, before: Sequence[Worker] | None
-    ) -> None:
+    def __init__(self, *, document: Document, endpoints: Endpoints, metrics: Metrics, before: Fleet | None) -> None:
         self._document = document
         self._endpoints = endpoints
         self._fallbacks = metrics.fallbacks
-        self._routers_know = None if before is None else tuple(before)
-        self._wanted: tuple[Worker, ...] | None = None
+        self._routers_know = before
+        self._wanted: Fleet | None = None
         self._failing: set[str] = set()
         self.behind = False
 
-    def publish(self, workers: tuple[Worker, ...]) -> None:
-        """Make ``workers`` the fleet; does nothing when it already is."""
-        if workers is not self._wanted:
-            self._wanted = workers
-            self.retry()
+    def publish(self, fleet: Fleet) -> None:
+        """Make this the fleet; routers are told nothing when it equals what they know."""
+        self._wanted = fleet
+        self.retry()
 
     def retry(self) -> None:
         """Bring both sides up to the fleet last published."""
-        workers = self._wanted
-        assert workers is not None
+        fleet = self._wanted
+        assert fleet is not None
         self.behind = False
-        self._write_endpoints((*(self._routers_know or ()), *workers))
-        if workers != self._routers_know:
-            self._publish_document(workers)
-        self._write_endpoints((*workers, *(self._routers_know or ())))
+        self._write_endpoints((*self._known_workers(), *fleet.workers))
+        if fleet != self._routers_know:
+            self._publish_document(fleet)
+        self._write_endpoints((*fleet.workers, *self._known_workers()))
         if self._failing and not self.behind:
             logger.info("Wrote the %s after all", " and the ".join(sorted(self._failing)).replace("_", " "))
             self._failing.clear()
 
-    def _publish_document(self, workers: tuple[Worker, ...]) -> None:
+    def _known_workers(self) -> tuple[Worker, ...]:
+        return () if self._routers_know is None else self._routers_know.workers
+
+    def _publish_document(self, fleet: Fleet) -> None:
         try:
-            self._document.publish(msgspec.json.encode(Fleet(workers=workers)))
+            self._document.publish(msgspec.json.encode(fleet))
         except ValueError as error:
             self._fail("fleet_document", error)
         else:
-            self._routers_know = workers
+            self._routers_know = fleet
 
     def _write_endpoints(self, workers: Iterable[Worker]) -> None:
         try:

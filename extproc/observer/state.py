@@ -8,6 +8,7 @@ from extproc.fleet.worker import Worker
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable
+from extproc.shm.token_store import StoreState, TokenStore
 
 NS_PER_SEC = 1e9
 
@@ -22,11 +23,13 @@ class SharedState:
         self,
         *,
         document: FleetDocument,
+        token_store: TokenStore | None,
         in_flight: InFlight,
         processes: ProcessTable,
         workers: Callable[[], tuple[Worker, ...]],
     ) -> None:
         self._document = document
+        self._token_store = token_store
         self._processes = processes
         self.in_flight: Callable[[], Sequence[int]] = in_flight.totals
         self.workers: Callable[[], tuple[Worker, ...]] = workers
@@ -35,6 +38,10 @@ class SharedState:
     def fleet_generation(self) -> int:
         """The published fleet's generation; 0 when there is none."""
         return self._document.generation
+
+    def token_cache(self) -> StoreState | None:
+        """How full the token cache is; None when there is none."""
+        return None if self._token_store is None else self._token_store.state()
 
     def processes(self) -> list[ProcessStatus]:
         """Every process that has a row in the process table."""

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.config.admin import AdminSettings
 from extproc.config.fleet import FleetSettings
-from extproc.config.load import load_workers
+from extproc.config.load import load_lists
+from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.fleet.view import FleetView
@@ -46,10 +47,16 @@ class Parent:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.admin = f"127.0.0.1:{free.getsockname()[1]}"
 
-    def configure(self, *workers: FakeWorker) -> None:
+    def configure(self, *workers: FakeWorker, models: tuple[dict[str, object], ...] = ()) -> None:
         temporary = self.config_file.with_suffix(".new")
-        temporary.write_text(json.dumps({"workers": [{"address": worker.address} for worker in workers]}))
+        document = {"workers": [{"address": worker.address} for worker in workers], "models": models}
+        temporary.write_text(json.dumps(document))
         temporary.replace(self.config_file)
+
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        self.view.refresh()
+        return self.view.models
 
     @property
     def fleet(self) -> dict[str, tuple[int, str, bool]]:
@@ -74,7 +81,7 @@ class Parent:
             segment_fd=self.segment.fd,
             shared_socket_fd=None,
             config_file=self.config_file,
-            settings=replace(settings, workers=load_workers(self.config_file)),
+            settings=replace(settings, **load_lists(self.config_file)._asdict()),
         )
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "extproc.supervisor.child"),
@@ -146,6 +153,23 @@ async def test_after_sigkill_routing_state_stays_and_the_successor_keeps_every_s
             await until(lambda: parent.fleet.get(three.address) == (2, "active", True))
             assert before.items() <= parent.fleet.items()
             assert (await parent.metrics())["extproc_health_probes_total", "ok", one.address] >= probes
+
+
+async def test_models_edited_in_the_file_reach_the_document_and_outlive_the_observer(parent: Parent) -> None:
+    async with serving(FakeWorker()) as one:
+        parent.configure(one, models=({"name": "m"},))
+        async with parent.observed() as child:
+            assert parent.models == (ModelSpec(name="m"),)
+            before = parent.view.generation
+            parent.configure(one, models=({"name": "m", "block_size": 32}, {"name": "n", "aliases": ["o"]}))
+            edited = (ModelSpec(name="m", block_size=32), ModelSpec(name="n", aliases=("o",)))
+            await until(lambda: parent.models == edited)
+            assert parent.view.generation > before
+            known = parent.models
+            child.kill()
+            await child.wait()
+        async with parent.observed():
+            assert parent.models is known
 
 
 async def test_ends_when_its_parent_is_gone(parent: Parent) -> None:

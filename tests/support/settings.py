@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import typing
+from itertools import islice
 from typing import Any, Literal
 
 import yaml
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from extproc.config.catalogue import Entry, fields_of, groups
 from extproc.config.convert import MAX_TEXT_LENGTH
 from extproc.config.fleet import WorkerSpec
+from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 
 printable = st.text(max_size=40).filter(str.isprintable) | st.sampled_from(
@@ -59,8 +61,36 @@ worker_lists = st.lists(
     workers, max_size=6, unique_by=(lambda spec: spec.address, lambda spec: spec.id or spec.address)
 )
 
+own_values = group_of(ModelSpec)
+template_files = st.sampled_from(["", __file__])
+objects = st.just("") | st.dictionaries(st.text(max_size=4), st.none() | st.booleans() | st.text(max_size=4)).map(
+    json.dumps
+)
+
+
+@st.composite
+def model_lists(draw: st.DrawFn) -> tuple[ModelSpec, ...]:
+    """Models that share no name."""
+    names = iter(draw(st.lists(printable.filter(bool), max_size=12, unique=True)))
+    counts = st.integers(0, 3)
+    return tuple(
+        dataclasses.replace(
+            draw(own_values),
+            name=name,
+            aliases=tuple(islice(names, draw(counts))),
+            lora_adapters=tuple(islice(names, draw(counts))),
+            chat_template_file=draw(template_files),
+            default_chat_template_kwargs=draw(objects),
+        )
+        for name in names
+    )
+
+
 all_settings = st.builds(
-    Settings, **{name: group_of(group) for name, group in groups().items()}, workers=worker_lists.map(tuple)
+    Settings,
+    **{name: group_of(group) for name, group in groups().items()},
+    workers=worker_lists.map(tuple),
+    models=model_lists(),
 )
 
 

@@ -1,1 +1,1 @@
-"""Where the list of workers comes from. Sources know nothing of each other, of health or of slots."""
+"""Where the lists of workers and models come from. Sources know nothing of each other, of health or of slots."""

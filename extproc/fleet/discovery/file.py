@@ -1,4 +1,4 @@
-"""The ``workers`` list of the configuration file, followed as the file changes."""
+"""The lists of the configuration file, ``workers`` and ``models``, followed as the file changes."""
 
 import asyncio
 import logging
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from extproc.config.load import Lists
 from extproc.errors import ConfigurationError
-from extproc.fleet.discovery.base import WorkerList
 from extproc.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -38,30 +38,28 @@ class FileSource:
     replacement are both seen. The file is read once it has stayed the same for one ``interval_secs``: an editor that
     writes in place may otherwise be caught half-way, with half of the workers.
 
-    ``load`` returns the checked list or raises :class:`ConfigurationError`; it runs on a thread, because a long list
+    ``load`` returns the checked lists or raises :class:`ConfigurationError`; it runs on a thread, because a long list
     takes a YAML parser longer than an event loop may stand still.
     """
 
-    def __init__(
-        self, *, path: Path, interval_secs: float, load: Callable[[Path], WorkerList], metrics: Metrics
-    ) -> None:
+    def __init__(self, *, path: Path, interval_secs: float, load: Callable[[Path], Lists], metrics: Metrics) -> None:
         self._path = path
         self._interval_secs = interval_secs
         self._load = load
         self._reloads = metrics.reloads
 
-    async def watch(self, on_list: Callable[[WorkerList], None]) -> NoReturn:
-        """Report the file's list at once and after each change, until cancelled."""
+    async def watch(self, on_lists: Callable[[Lists], None]) -> NoReturn:
+        """Report the file's lists at once and after each change, until cancelled."""
         changes = ChangeDetector(self._fingerprint())
-        await self._report(on_list, first=True)
+        await self._report(on_lists, first=True)
         while True:
             await asyncio.sleep(self._interval_secs)
             if changes.settled(self._fingerprint()):
-                await self._report(on_list, first=False)
+                await self._report(on_lists, first=False)
 
-    async def _report(self, on_list: Callable[[WorkerList], None], *, first: bool) -> None:
+    async def _report(self, on_lists: Callable[[Lists], None], *, first: bool) -> None:
         try:
-            workers = await asyncio.to_thread(self._load, self._path)
+            lists = await asyncio.to_thread(self._load, self._path)
         except ConfigurationError as error:
             self._refuse(error.faults)
             return
@@ -70,13 +68,13 @@ class FileSource:
             return
         if not first:
             self._reloads.labels("ok").inc()
-            logger.info("Read %s again: %d workers", self._path, len(workers))
-        on_list(workers)
+            logger.info("Read %s again: %d workers, %d models", self._path, len(lists.workers), len(lists.models))
+        on_lists(lists)
 
     def _refuse(self, faults: list[str]) -> None:
         self._reloads.labels("invalid").inc()
         for fault in faults:
-            logger.error("%s cannot be used, the workers stay as they are: %s", self._path, fault)
+            logger.error("%s cannot be used, workers and models stay as they are: %s", self._path, fault)
 
     def _fingerprint(self) -> Fingerprint | None:
         try:

@@ -6,10 +6,12 @@ import pytest
 from extproc.config.check import check_settings, find_faults, find_warnings
 from extproc.config.dataplane import EnvoySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.models import ModelSpec
 from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
+from extproc.config.tokens import TokensSettings
 from extproc.errors import ConfigurationError
 
 POLICIES = ("random", "round_robin")
@@ -69,6 +71,14 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
             "fleet.health_path: must be a path that starts with `/`; is '/a b'",
         ),
         (
+            Settings(tokens=TokensSettings(cache_bytes=1)),
+            "tokens.cache_bytes: must be 0 or at least 16 MiB (16,777,216)",
+        ),
+        (
+            Settings(tokens=TokensSettings(cache_bytes=16 * MIB - 1)),
+            "tokens.cache_bytes: must be 0 or at least 16 MiB (16,777,216)",
+        ),
+        (
             Settings(envoy=EnvoySettings(forwarded_headers=("x-a*", "*"))),
             "envoy.forwarded_headers[1]: must be a header name in lower case, with `*` only at its end",
         ),
@@ -82,8 +92,10 @@ def test_says_what_does_not_fit_together(settings: Settings, fault: str) -> None
     assert faults_of(settings) == [fault]
 
 
-def test_values_at_the_limit_are_good() -> None:
+@pytest.mark.parametrize("cache_bytes", [0, 16 * MIB])
+def test_values_at_the_limit_are_good(cache_bytes: int) -> None:
     settings = Settings(
+        tokens=TokensSettings(cache_bytes=cache_bytes),
         server=ServerSettings(max_body_bytes=33 * MIB - 65536, decision_timeout_secs=5),
         supervisor=SupervisorSettings(heartbeat_interval_secs=5, restart_backoff_secs=5),
     )
@@ -114,11 +126,30 @@ def test_warns_of_what_is_allowed_and_likely_wrong() -> None:
     ]
 
 
-def test_reports_groups_and_workers_together() -> None:
-    settings = Settings(routing=RoutingSettings(policy="x"), workers=(WorkerSpec(), WorkerSpec(address="1.2.3.4:5")))
+def test_warns_once_of_each_model_of_workers_that_is_not_configured() -> None:
+    workers = (
+        WorkerSpec(address="1.2.3.4:1", models=("m", "alias", "adapter", "other")),
+        WorkerSpec(address="1.2.3.4:2", models=("other", "third")),
+        WorkerSpec(address="1.2.3.4:3"),
+    )
+    models = (ModelSpec(name="m", lora_adapters=("adapter",)), ModelSpec(name="n", aliases=("alias",)))
+    assert find_warnings(Settings(workers=workers, models=models)) == [
+        "workers[0].models[3]: 'other' is no name of one of the `models`, so it is routed without tokens",
+        "workers[1].models[1]: 'third' is no name of one of the `models`, so it is routed without tokens",
+    ]
+    assert find_warnings(Settings(workers=workers)) == []
+
+
+def test_reports_groups_and_lists_together() -> None:
+    settings = Settings(
+        routing=RoutingSettings(policy="x"),
+        workers=(WorkerSpec(), WorkerSpec(address="1.2.3.4:5")),
+        models=(ModelSpec(),),
+    )
     with pytest.raises(ConfigurationError) as caught:
         check_settings(settings, policies=POLICIES)
     assert caught.value.faults == [
         "routing.policy: unknown policy 'x', known are `random`, `round_robin`",
         "workers[0].address: is required: `IP:PORT`",
+        "models[0].name: is required: the `model` of requests",
     ]

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from extproc.config.catalogue import entries, groups
 from extproc.config.fleet import WorkerSpec
-from extproc.config.load import load_checked_settings, load_settings, load_workers
+from extproc.config.load import Lists, load_checked_settings, load_lists, load_settings
+from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.errors import ConfigurationError
 from tests.support.settings import all_settings, as_yaml
@@ -69,12 +70,17 @@ def test_each_source_overrides_the_one_before(
     assert loaded.server.max_streams == expected
 
 
-def test_reads_groups_and_workers_of_a_file(write: Write) -> None:
-    path = write("server: {tls: off, decision_timeout_secs: 1}\nworkers: [{address: '10.0.0.1:8000', models: [m]}]\n")
+def test_reads_groups_and_lists_of_a_file(write: Write) -> None:
+    path = write(
+        "server: {tls: off, decision_timeout_secs: 1}\n"
+        "workers: [{address: '10.0.0.1:8000', models: [m]}]\n"
+        "models: [{name: m, aliases: [n], block_size: 32}]\n"
+    )
     loaded = load_settings(path, environ={}, flags={})
     assert loaded.server == replace(Settings().server, decision_timeout_secs=1.0)
     assert type(loaded.server.decision_timeout_secs) is float
     assert loaded.workers == (WorkerSpec(address="10.0.0.1:8000", models=("m",)),)
+    assert loaded.models == (ModelSpec(name="m", aliases=("n",), block_size=32),)
 
 
 def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) -> None:
@@ -86,12 +92,16 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
         envoy: {message_timeout_secs: 1}
         routing: {policy: best}
         workers: [{address: host:1}, 3]
+        models: [{name: m, block_size: 0}]
+        tokens: {cache_bytes: 1024}
         """
     )
     environ = {
         "EXTPROC_SERVER_MAX_BODY_BYTES": "32 MiB",
         "EXTPROC_SERVER_MAX_BODY": "1",
         "EXTPROC_WORKERS": "10.0.0.1:80",
+        "EXTPROC_MODELS": "m",
+        "MODELS": "not ours",
         "EXTPROC_ADMIN_ADDRESS": "unix:/nowhere",
         "EXTPROC_HOME": "not ours",
         "PATH": "not ours",
@@ -111,7 +121,10 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
             "workers[1]: must be a mapping with an `address`, not 3",
             "EXTPROC_SERVER_MAX_BODY_BYTES (server.max_body_bytes): must be a whole number, not '32 MiB'",
             "EXTPROC_SERVER_MAX_BODY: unknown setting - did you mean `EXTPROC_SERVER_MAX_BODY_BYTES`?",
+            "models[0].block_size: must be at least 1 tokens, not 0",
+            "tokens.cache_bytes: must be 0 or at least 16 MiB (16,777,216)",
             "EXTPROC_WORKERS: the workers are set in the file only",
+            "EXTPROC_MODELS: the models are set in the file only",
             "EXTPROC_ADMIN_ADDRESS (admin.address): must be `HOST:PORT`, not 'unix:/nowhere'",
             "--server.max-connections: must be at least 1, not 0",
             "server.nothing: unknown setting",
@@ -150,9 +163,13 @@ def test_a_good_configuration_passes_all_checks(write: Write) -> None:
     assert loaded == Settings(workers=(WorkerSpec(address="10.0.0.1:80"),))
 
 
-def test_a_live_reload_reads_only_the_workers(write: Write) -> None:
-    path = write("server: {max_streams: nonsense}\nworkers: [{address: '10.0.0.1:80', draining: true}]")
-    assert load_workers(path) == (WorkerSpec(address="10.0.0.1:80", draining=True),)
+def test_a_live_reload_reads_only_the_lists(write: Write) -> None:
+    path = write(
+        "server: {max_streams: nonsense}\nworkers: [{address: '10.0.0.1:80', draining: true}]\nmodels: [{name: m}]"
+    )
+    assert load_lists(path) == Lists(
+        workers=(WorkerSpec(address="10.0.0.1:80", draining=True),), models=(ModelSpec(name="m"),)
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,19 +192,22 @@ def test_a_live_reload_reads_only_the_workers(write: Write) -> None:
                 "workers[1].id: must be 1 to 128 letters, digits and `. _ : / -`",
             ],
         ),
+        ("workers: []\nmodel: []\n", ["model: unknown key - did you mean `models`?"]),
+        ("workers: []\nmodels:\n", ["models: must be a list, not nothing"]),
+        ("workers: []\nmodels: [{name: m}, {name: m}]\n", ["models[1].name: is also the name of models[0]"]),
     ],
 )
 def test_a_slip_of_the_pen_does_not_empty_the_fleet(write: Write, text: str, faults: list[str]) -> None:
-    assert faults_of(lambda: load_workers(write(text))) == faults
+    assert faults_of(lambda: load_lists(write(text))) == faults
 
 
 def test_a_live_reload_can_take_every_worker_out(write: Write) -> None:
-    assert load_workers(write("workers: []")) == ()
+    assert load_lists(write("workers: []")) == Lists(workers=(), models=())
 
 
 def test_a_live_reload_reports_a_broken_file_once(write: Write) -> None:
     path = write("workers: [")
-    assert faults_of(lambda: load_workers(path)) == [
+    assert faults_of(lambda: load_lists(path)) == [
         f"{path}: line 1, column 11: expected the node content, but found '<stream end>'"
     ]
 
@@ -209,7 +229,7 @@ def test_any_valid_settings_survive_the_trip_through_a_file(scratch: Path, origi
 def test_any_valid_settings_can_be_given_in_the_environment_and_as_flags(original: Settings) -> None:
     texts = {path: _as_text(getattr(getattr(original, path.split(".")[0]), path.split(".")[1])) for path in entries()}
     environ = {entries()[path].environment_name: text for path, text in texts.items()}
-    expected = replace(original, workers=())
+    expected = replace(original, workers=(), models=())
     assert load_settings(None, environ=environ, flags={}) == expected
     assert load_settings(None, environ={}, flags=texts) == expected
 
@@ -221,7 +241,9 @@ def _as_text(value: object) -> str:
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-names = st.sampled_from([*groups(), "workers", "address", "models", *(path.split(".")[1] for path in entries())])
+names = st.sampled_from(
+    [*groups(), "workers", "address", "models", "name", *(path.split(".")[1] for path in entries())]
+)
 values = st.recursive(
     scalars,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | scalars, inner, max_size=4),
@@ -229,9 +251,7 @@ values = st.recursive(
 )
 nearly_settings = st.dictionaries(names, st.dictionaries(names, values, max_size=4) | st.lists(values, max_size=3))
 yaml_words = st.lists(
-    st.sampled_from(
-        ["workers", "server", ":", "- ", "\n", "  ", "[", "]", "{", "}", "&a ", "*a", "!!int ", "<<", "'", "|", "#"]
-    )
+    st.sampled_from(["workers", "models", "server", ":", "- ", "\n", "  ", "&a ", "*a", "!!int ", "<<", *"[]{}'|#"])
     | st.text(max_size=3),
     max_size=25,
 ).map("".join)
@@ -257,7 +277,7 @@ def test_garbage_raises_nothing_but_a_configuration_error(
     scratch.write_bytes(content)
     calls: list[Callable[[], Any]] = [
         lambda: load_checked_settings(scratch, environ=environ, flags=flags, policies=POLICIES),
-        lambda: load_workers(scratch),
+        lambda: load_lists(scratch),
     ]
     for call in calls:
         faults = _faults_if_any(call)

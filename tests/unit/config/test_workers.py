@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 
 from extproc.config.fleet import WorkerSpec
-from extproc.config.workers import MAX_MODELS, MAX_WORKERS, find_worker_faults, read_workers
+from extproc.config.workers import MAX_MODELS_OF_WORKER, MAX_WORKERS, find_worker_faults, read_workers
 from tests.support.settings import worker_lists
 
 
@@ -83,7 +83,7 @@ def test_an_id_fits_logs_metrics_and_headers(id_: str) -> None:
 
 
 def test_models_are_few_named_and_different() -> None:
-    many = [str(n) for n in range(MAX_MODELS + 1)]
+    many = [str(n) for n in range(MAX_MODELS_OF_WORKER + 1)]
     assert faults_of(
         {"address": "10.0.0.1:80", "models": many},
         {"address": "10.0.0.2:80", "models": ["a", "", "a", "x" * 257]},

@@ -2,6 +2,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extproc.config.models import ModelSpec
 from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
 from extproc.shm.fleet import FleetDocument
@@ -17,8 +18,8 @@ class Document:
         self.content: bytes | None = None
         self.reads = 0
 
-    def publish(self, *workers: Worker) -> None:
-        self.content = msgspec.json.encode(Fleet(workers=workers))
+    def publish(self, *workers: Worker, models: tuple[ModelSpec, ...] = ()) -> None:
+        self.content = msgspec.json.encode(Fleet(workers=workers, models=models))
         self.generation += 1
 
     def tear(self) -> None:
@@ -138,6 +139,35 @@ def test_reads_what_the_shared_memory_holds() -> None:
     assert view.candidates(None) == (worker(3),)
     assert view.generation == document.generation
     segment.close()
+
+
+def test_models_are_the_same_object_until_one_changes() -> None:
+    models = (ModelSpec(name="m", aliases=("n",), content_format="openai"), ModelSpec(name="o", block_size=32))
+    document = Document()
+    view = FleetView(document)
+    assert not view.models
+    document.publish(worker(0), models=models)
+    view.refresh()
+    first = view.models
+    assert list(first) == list(models)
+    document.publish(worker(0, healthy=False), models=models)
+    view.refresh()
+    assert view.generation == 2
+    assert view.models is first
+    document.tear()
+    view.refresh()
+    assert view.models is first
+    document.publish(worker(0), models=models[:1])
+    view.refresh()
+    assert list(view.models) == [models[0]]
+
+
+def test_a_document_without_models_has_none() -> None:
+    document = Document()
+    view = FleetView(document)
+    document.content, document.generation = b'{"workers": []}', 1
+    view.refresh()
+    assert (view.synced, view.models) == (True, ())
 
 
 def test_what_requests_name_is_not_stored() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from extproc.config.admin import AdminSettings
 from extproc.config.fleet import FleetSettings
-from extproc.config.load import load_workers
+from extproc.config.load import load_lists
+from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.errors import StartupError
@@ -45,10 +46,11 @@ class Service:
             fleet=FleetSettings(reload_interval_secs=0.05, health_interval_secs=0.05, unhealthy_threshold=2),
         )
 
-    def configure(self, *workers: FakeWorker, content: str = "") -> None:
-        lines = [f"- {{address: '{worker.address}', id: w{index}}}" for index, worker in enumerate(workers)]
+    def configure(self, *workers: FakeWorker, models: tuple[str, ...] = (), content: str = "") -> None:
+        lines = [f"- {{address: '{worker.address}', id: w{index}}}" for index, worker in enumerate(workers)] or ["  []"]
+        lines += ["models:", *(f"- {{name: {model}}}" for model in models)] if models else []
         temporary = self.config_file.with_suffix(".new")
-        temporary.write_text(content or "workers:\n" + "\n".join(lines or ["  []"]) + "\n")
+        temporary.write_text(content or "workers:\n" + "\n".join(lines) + "\n")
         temporary.replace(self.config_file)
 
     @property
@@ -56,6 +58,12 @@ class Service:
         """What routers know, by address."""
         self.view.refresh()
         return {found.address: found.state if found.healthy else "unhealthy" for found in self.view.workers()}
+
+    @property
+    def models(self) -> list[str]:
+        """The configured models that routers know."""
+        self.view.refresh()
+        return [model.name for model in self.view.models]
 
     @property
     def slots(self) -> dict[str, int]:
@@ -81,7 +89,7 @@ class Service:
         """Run an observer while the block runs, from its first fleet on."""
         stop, ready = asyncio.Event(), asyncio.Event()
         process = ObserverProcess(
-            settings=replace(self.settings, workers=load_workers(self.config_file)),
+            settings=replace(self.settings, **load_lists(self.config_file)._asdict()),
             segment=self.segment,
             config_file=self.config_file,
             metric_dir=self.directory,
@@ -159,15 +167,30 @@ async def test_replacing_the_whole_fleet_leaves_no_moment_without_a_worker(servi
             assert min(seen) >= 1
 
 
+async def test_models_of_the_file_reach_the_routers_with_and_without_a_change_of_workers(service: Service) -> None:
+    async with serving(FakeWorker()) as one, serving(FakeWorker()) as two:
+        service.configure(one, models=("m",))
+        async with service.observed():
+            assert service.models == ["m"]
+            service.configure(one, models=("m", "n"))
+            await until(lambda: service.models == ["m", "n"])
+            service.configure(one, two, models=("n",))
+            await until(lambda: service.models == ["n"])
+            await until(lambda: service.states == {one.address: "active", two.address: "active"})
+            service.configure(one, two)
+            await until(lambda: service.models == [])
+
+
 async def test_a_bad_file_changes_nothing(service: Service) -> None:
     async with serving(FakeWorker()) as one:
-        service.configure(one)
+        service.configure(one, models=("m",))
         async with service.observed():
             before = FleetDocument(service.segment).generation
-            for content in ("workers: [", "workers: [{address: nonsense}]", "workerz: []"):
+            for content in ("workers: [", "workers: [{address: nonsense}]", "workerz: []", "workers: []\nmodels: [{}]"):
                 service.configure(content=content)
                 await asyncio.sleep(0.2)
             assert service.states == {one.address: "active"}
+            assert service.models == ["m"]
             assert FleetDocument(service.segment).generation == before
 
 
@@ -192,7 +215,7 @@ async def test_a_successor_goes_on_with_slots_health_and_drains(service: Service
 
 async def test_a_successor_with_an_unusable_file_keeps_the_published_fleet(service: Service) -> None:
     async with serving(FakeWorker()) as one:
-        service.configure(one)
+        service.configure(one, models=("m",))
         async with service.observed():
             process_settings = service.settings
         process = ObserverProcess(
@@ -205,6 +228,7 @@ async def test_a_successor_with_an_unusable_file_keeps_the_published_fleet(servi
         task = spawn(process.run(stop=stop, ready=ready.set), name="observer")
         await until(lambda: len(one.paths) >= 5)
         assert service.states == {one.address: "active"}
+        assert service.models == ["m"]
         stop.set()
         await task
 
@@ -250,6 +274,7 @@ def test_a_document_that_is_no_fleet_is_not_restored() -> None:
     assert read_fleet(document) is None
     document.publish(b"[]")
     assert read_fleet(document) is None
-    document.publish(msgspec.json.encode(Fleet(workers=())))
-    assert read_fleet(document) == Fleet(workers=())
+    fleet = Fleet(workers=(), models=(ModelSpec(name="m", aliases=("n",)),))
+    document.publish(msgspec.json.encode(fleet))
+    assert read_fleet(document) == fleet
     segment.close()

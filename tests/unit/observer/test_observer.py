@@ -1,11 +1,17 @@
 import asyncio
+import dataclasses
+import logging
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from time import monotonic
 
 import msgspec
+import pytest
 
 from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.load import Lists
+from extproc.config.models import ModelSpec
 from extproc.fleet.registry import FleetRegistry
 from extproc.fleet.worker import Fleet, Worker, WorkerKey
 from extproc.observer.observer import Observer
@@ -15,6 +21,7 @@ from extproc.telemetry.tasks import spawn
 from tests.support.workers_http import until
 
 A, B = WorkerSpec(id="a", address="10.0.0.1:1"), WorkerSpec(id="b", address="10.0.0.2:1")
+M, N = ModelSpec(name="m"), ModelSpec(name="n")
 
 
 class Surroundings:
@@ -22,7 +29,7 @@ class Surroundings:
 
     def __init__(self) -> None:
         self.in_flight = [0] * 8
-        self.documents: list[tuple[Worker, ...]] = []
+        self.documents: list[Fleet] = []
         self.endpoints: Sequence[Worker] = ()
         self.endpoint_error: OSError | None = None
         self.probed: set[WorkerKey] = set()
@@ -30,19 +37,18 @@ class Surroundings:
 
     def make_observer(self, *, restored: Fleet | None) -> Observer:
         registry = FleetRegistry(settings=FleetSettings(unhealthy_threshold=1), restored=restored)
-        publisher = Publisher(
-            document=self, endpoints=self, metrics=Metrics(), before=None if restored is None else restored.workers
-        )
+        publisher = Publisher(document=self, endpoints=self, metrics=Metrics(), before=restored)
         return Observer(
             registry=registry,
             publisher=publisher,
             in_flight=lambda: self.in_flight,
             watch=self.watch,
             clock=monotonic,
+            models=() if restored is None else restored.models,
         )
 
     def publish(self, data: bytes) -> int:
-        self.documents.append(msgspec.json.decode(data, type=Fleet).workers)
+        self.documents.append(msgspec.json.decode(data, type=Fleet))
         return len(self.documents)
 
     def write(self, workers: Sequence[Worker]) -> bool:
@@ -54,15 +60,20 @@ class Surroundings:
     def watch(self, workers: Collection[WorkerKey]) -> None:
         self.probed = set(workers)
 
+    def published_models(self, models: tuple[ModelSpec, ...]) -> bool:
+        return self.documents[-1].models == models
+
     @property
     def states(self) -> dict[str, str]:
-        return {worker.id: worker.state if worker.healthy else "unhealthy" for worker in self.documents[-1]}
+        return {worker.id: worker.state if worker.healthy else "unhealthy" for worker in self.documents[-1].workers}
 
 
 @asynccontextmanager
-async def running(surroundings: Surroundings, *specs: WorkerSpec) -> AsyncIterator[Observer]:
+async def running(
+    surroundings: Surroundings, *specs: WorkerSpec, models: tuple[ModelSpec, ...] = ()
+) -> AsyncIterator[Observer]:
     observer = surroundings.observer
-    observer.take_list(specs)
+    observer.take_lists(Lists(specs, models))
     observer.publish()
     task = spawn(observer.run(), name="observer")
     try:
@@ -106,7 +117,7 @@ async def test_a_removed_worker_drains_and_goes_when_its_requests_are_finished()
     async with running(surroundings, A, B) as observer:
         slot = {worker.id: worker.slot for worker in observer.workers()}["b"]
         surroundings.in_flight[slot] = 1
-        observer.take_list([A])
+        observer.take_lists(Lists((A,)))
         await until(lambda: surroundings.states == {"a": "active", "b": "draining"})
         assert {worker.id for worker in surroundings.endpoints} == {"a", "b"}
         surroundings.in_flight[slot] = 0
@@ -131,6 +142,48 @@ async def test_a_successor_goes_on_with_slots_and_health() -> None:
         observer.take_result(WorkerKey("b", B.address), False)
         await until(lambda: surroundings.states["b"] == "unhealthy")
     last = surroundings.documents[-1]
-    surroundings.observer = surroundings.make_observer(restored=Fleet(workers=last))
+    surroundings.observer = surroundings.make_observer(restored=last)
     async with running(surroundings, B, A):
         assert surroundings.documents[-1] == last
+
+
+async def test_a_change_of_models_alone_is_a_new_document(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    surroundings = Surroundings()
+    async with running(surroundings, A, models=(M,)) as observer:
+        assert [fleet.models for fleet in surroundings.documents] == [(M,)]
+        for wanted in ((M, N), (dataclasses.replace(M, block_size=32), N), (N,)):
+            observer.take_lists(Lists((A,), wanted))
+            await until(partial(surroundings.published_models, wanted))
+            assert surroundings.states == {"a": "active"}
+    assert len(surroundings.documents) == 4
+    assert caplog.messages[-3:] == ["Model n is added", "Model m is changed: block_size", "Model m is gone"]
+
+
+async def test_equal_lists_publish_nothing() -> None:
+    surroundings = Surroundings()
+    async with running(surroundings, A, models=(M,)) as observer:
+        observer.take_lists(Lists((A,), (dataclasses.replace(M),)))
+        observer.take_lists(Lists((A,), (dataclasses.replace(M),)))
+        observer.publish()
+        assert len(surroundings.documents) == 1
+
+
+async def test_models_stay_when_workers_change() -> None:
+    surroundings = Surroundings()
+    async with running(surroundings, A, models=(M, N)) as observer:
+        observer.take_result(WorkerKey("a", A.address), False)
+        await until(lambda: surroundings.states == {"a": "unhealthy"})
+        assert surroundings.documents[-1].models == (M, N)
+
+
+async def test_a_successor_goes_on_with_the_models_before_it_has_read_a_list() -> None:
+    surroundings = Surroundings()
+    async with running(surroundings, A, models=(M,)):
+        pass
+    successor = surroundings.make_observer(restored=surroundings.documents[-1])
+    successor.publish()
+    assert len(surroundings.documents) == 1
+    successor.take_result(WorkerKey("a", A.address), False)
+    successor.publish()
+    assert (surroundings.states, surroundings.documents[-1].models) == ({"a": "unhealthy"}, (M,))

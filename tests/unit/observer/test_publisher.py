@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from extproc.config.models import ModelSpec
 from extproc.fleet.worker import Fleet, Worker
 from extproc.observer.publisher import Publisher, one_per_address
 from extproc.telemetry.metrics import Metrics
@@ -21,6 +22,7 @@ class Audience:
 
     def __init__(self) -> None:
         self.log: list[Note] = []
+        self.models: tuple[ModelSpec, ...] = ()
         self.endpoints: list[Worker] = []
         self.endpoint_error: OSError | None = None
         self.document_error: ValueError | None = None
@@ -28,7 +30,9 @@ class Audience:
     def publish(self, data: bytes) -> int:
         if self.document_error:
             raise self.document_error
-        self.log.append(("routers", shown(msgspec.json.decode(data, type=Fleet).workers)))
+        fleet = msgspec.json.decode(data, type=Fleet)
+        self.models = fleet.models
+        self.log.append(("routers", shown(fleet.workers)))
         return len(self.log)
 
     def write(self, workers: Sequence[Worker]) -> bool:
@@ -42,14 +46,14 @@ class Audience:
 
 
 class Case:
-    def __init__(self, before: tuple[Worker, ...] | None = None) -> None:
+    def __init__(self, before: Fleet | None = None) -> None:
         self.audience = Audience()
         self.metrics = Metrics()
         self.publisher = Publisher(document=self.audience, endpoints=self.audience, metrics=self.metrics, before=before)
 
-    def publish(self, *workers: Worker) -> list[Note]:
+    def publish(self, *workers: Worker, models: tuple[ModelSpec, ...] = ()) -> list[Note]:
         self.audience.log.clear()
-        self.publisher.publish(workers)
+        self.publisher.publish(Fleet(workers=workers, models=models))
         return self.audience.log
 
     def fallbacks(self, reason: str) -> float:
@@ -97,9 +101,18 @@ def test_an_empty_fleet_is_a_fleet() -> None:
 
 
 def test_a_restored_fleet_is_not_published_again_but_envoy_is_brought_up_to_it() -> None:
-    case = Case((worker(0),))
-    assert case.publish(worker(0)) == [("envoy", {"w0": "active"})]
-    assert case.publish(worker(0)) == []
+    models = (ModelSpec(name="m"),)
+    case = Case(Fleet(workers=(worker(0),), models=models))
+    assert case.publish(worker(0), models=models) == [("envoy", {"w0": "active"})]
+    assert case.publish(worker(0), models=models) == []
+
+
+def test_models_are_for_the_routers_only() -> None:
+    case = Case()
+    case.publish(worker(0))
+    assert case.publish(worker(0), models=(ModelSpec(name="m"),)) == [("routers", {"w0": "active"})]
+    assert case.audience.models == (ModelSpec(name="m"),)
+    assert case.publish(worker(0), models=(ModelSpec(name="m"),)) == []
 
 
 def test_an_endpoint_file_that_cannot_be_written_stops_nothing_and_is_tried_again() -> None:

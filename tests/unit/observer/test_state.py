@@ -21,6 +21,7 @@ def segment() -> Iterator[Segment]:
 def shared_state(segment: Segment) -> SharedState:
     return SharedState(
         document=FleetDocument(segment),
+        token_store=None,
         in_flight=InFlight(segment),
         processes=ProcessTable(segment),
         workers=lambda: (worker(0),),
@@ -51,7 +52,11 @@ def test_a_row_released_while_the_table_is_read_is_left_out(segment: Segment) ->
             return iter(rows)
 
     state = SharedState(
-        document=FleetDocument(segment), in_flight=InFlight(segment), processes=Releasing(segment), workers=tuple
+        document=FleetDocument(segment),
+        token_store=None,
+        in_flight=InFlight(segment),
+        processes=Releasing(segment),
+        workers=tuple,
     )
     assert [status.index for status in state.processes()] == [1]
 

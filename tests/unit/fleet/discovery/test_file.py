@@ -8,20 +8,24 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from extproc.config.fleet import WorkerSpec
+from extproc.config.load import Lists
+from extproc.config.models import ModelSpec
 from extproc.errors import ConfigurationError
-from extproc.fleet.discovery.base import WorkerList
 from extproc.fleet.discovery.file import ChangeDetector, FileSource
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tasks import spawn
 from tests.support.workers_http import until
 
 
-def load(path: Path) -> WorkerList:
-    """Read one worker's address a line; a line with a question mark is a fault."""
+def load(path: Path) -> Lists:
+    """Read one worker's address a word, or a model's name in capitals; a word with a question mark is a fault."""
     lines = path.read_text().split()
     if faults := [f"workers[{index}]: what is {line}" for index, line in enumerate(lines) if "?" in line]:
         raise ConfigurationError(faults)
-    return tuple(WorkerSpec(address=line) for line in lines)
+    return Lists(
+        workers=tuple(WorkerSpec(address=line) for line in lines if not line.isupper()),
+        models=tuple(ModelSpec(name=line) for line in lines if line.isupper()),
+    )
 
 
 class Watch:
@@ -30,8 +34,8 @@ class Watch:
         self.lists: list[list[str]] = []
         self.source = FileSource(path=path, interval_secs=0.03, load=load, metrics=self.metrics)
 
-    def take(self, workers: WorkerList) -> None:
-        self.lists.append([worker.address for worker in workers])
+    def take(self, lists: Lists) -> None:
+        self.lists.append([worker.address for worker in lists.workers] + [model.name for model in lists.models])
 
     def count(self, result: str) -> float:
         registry = CollectorRegistry()
@@ -94,6 +98,16 @@ async def test_sees_a_write_in_place(path: Path) -> None:
         overwrite(path, "a:1")
         await until(lambda: len(watch.lists) == 2)
         assert watch.lists[1] == ["a:1"]
+
+
+async def test_reports_workers_and_models_and_says_how_many(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with watching(path) as watch:
+        await until(lambda: watch.lists)
+        replace(path, "a:1 b:1 M")
+        await until(lambda: len(watch.lists) == 2)
+        assert watch.lists[1] == ["a:1", "b:1", "M"]
+    assert f"Read {path} again: 2 workers, 1 models" in caplog.messages
 
 
 @pytest.mark.parametrize(
