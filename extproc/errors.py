@@ -27,6 +27,10 @@ class StartupError(ExtprocError):
     """A process cannot start, and starting it again would not help (an address in use, a missing certificate)."""
 
 
+class ModelUnusable(ExtprocError):  # noqa: N818 - as the condition is called everywhere
+    """A model cannot be loaded; the message names the file at fault. Other models are not affected."""
+
+
 class Refusal(ExtprocError):  # noqa: N818 - it is an answer, not a fault
     """The request gets an answer from us instead of a worker.
 

@@ -1,4 +1,4 @@
-"""The admin HTTP server: metrics, health, state. It only shows; nothing can be changed through it."""
+"""The admin HTTP server: metrics, health, state, tokens. It shows; all that it can change is to empty the cache."""
 
 import asyncio
 import logging
@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from extproc.admin.state import ServiceState
+from extproc.admin.tokens import TokenPages, TokenService
 from extproc.errors import StartupError
 
 logger = logging.getLogger(__name__)
@@ -21,10 +22,11 @@ PAGES = {
     "/readiness": "200 when requests can be routed, else 503 with the reasons.",
     "/workers": "Every known worker with its state, health and requests in flight.",
     "/processes": "Every process with its state, heartbeat and streams.",
+    "/caches": "How full the token cache is; `POST /caches/flush` empties it.",
+    "/tokenize": "`POST` a body like that of vLLM's `/tokenize`: its text, ids, boundaries, cache result and timings.",
 }
 CLOSE_TIMEOUT_SECS = 1.0
-# No page reads a body; what a client sends with its request is bounded and dropped.
-MAX_REQUEST_BYTES = 4096
+MAX_REQUEST_BYTES = 16 << 20
 
 
 class AdminServer:
@@ -33,10 +35,11 @@ class AdminServer:
     ``address`` is ``HOST:PORT``; port 0 takes any free one.
     """
 
-    def __init__(self, *, address: str, state: ServiceState, registry: CollectorRegistry) -> None:
+    def __init__(self, *, address: str, state: ServiceState, registry: CollectorRegistry, tokens: TokenService) -> None:
         self._address = address
         self._state = state
         self._registry = registry
+        self._tokens = TokenPages(tokens, answer=_json)
         self._runner = web.AppRunner(
             self._app(), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT_SECS
         )
@@ -64,6 +67,7 @@ class AdminServer:
         app.router.add_get("/readiness", self._readiness)
         app.router.add_get("/workers", self._workers)
         app.router.add_get("/processes", self._processes)
+        self._tokens.add_to(app)
         return app
 
     async def _index(self, _request: web.Request) -> web.Response:

@@ -25,6 +25,7 @@ def service_registry(*, state: ServiceState, metric_dir: Path) -> CollectorRegis
     registry.register(MetricFiles(metric_dir))
     registry.register(WorkerGauges(state))
     registry.register(ProcessGauges(state))
+    registry.register(TokenCacheGauges(state))
     return registry
 
 
@@ -94,3 +95,32 @@ class ProcessGauges(Collector):
                 total.add_metric(labels, process.streams_total)
                 generation.add_metric(labels, process.fleet_generation)
         yield from (up, age, active, total, generation)
+
+
+class TokenCacheGauges(Collector):
+    """The token cache, when there is one."""
+
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the store."""
+        cache = self._state.token_cache()
+        if cache is None:
+            return
+        yield GaugeMetricFamily(
+            "extproc_token_cache_capacity_bytes", "Room in the token cache.", value=cache.capacity_bytes
+        )
+        yield GaugeMetricFamily(
+            "extproc_token_cache_used_bytes", "Room in use in the token cache.", value=cache.used_bytes
+        )
+        yield GaugeMetricFamily(
+            "extproc_token_cache_entries",
+            "Prompts and prefixes that can be found in the token cache.",
+            value=cache.rows,
+        )
+        yield CounterMetricFamily(
+            "extproc_token_cache_evictions",
+            "Chunks of the token cache taken back for newer prompts.",
+            value=cache.evictions,
+        )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from extproc.fleet.worker import Worker
+from extproc.shm.token_store import StoreState
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +42,9 @@ class ServiceState(Protocol):
 
     def in_flight(self) -> Sequence[int]:
         """Requests in flight by worker slot, over all processes."""
+
+    def token_cache(self) -> StoreState | None:
+        """How full the token cache is; None when there is none."""
 
     def processes(self) -> Sequence[ProcessStatus]:
         """Every process that has a row in the process table."""

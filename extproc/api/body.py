@@ -1,23 +1,49 @@
 """What all request bodies share, and how a body that cannot be read is refused."""
 
 import re
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 
+from extproc.api.prompt_input import PromptInput
 from extproc.errors import InvalidRequest
 
+NULL = msgspec.Raw(b"null")
+"""A field that is missing, or null: the two mean the same."""
+
 B = TypeVar("B", bound="RequestBody")
+T = TypeVar("T")
 
 # Where inside a field it is wrong comes first: `Object missing required field `role` - at `$.messages[0]``.
 _PLACES = (re.compile(r"at `\$\.(\w+)"), re.compile(r"missing required field `(\w+)"))
 
 
 class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The routing-relevant part of a body. ``model`` is required on every recognised path."""
+    """The routing-relevant part of a body. ``model`` is required on every recognised path.
+
+    What makes up the prompt is kept as it came (``msgspec.Raw``) until it is asked for: a body whose prompt is in the
+    cache, or that is routed without its prompt, is never decoded any further.
+    """
 
     model: str
     stream: bool | None = None
+    cache_salt: str | None = None
+    truncate_prompt_tokens: int | None = None
+    truncation_side: Literal["left", "right"] | None = None
+
+    def validate(self) -> None:
+        """Raise :class:`InvalidRequest` when what makes up the prompt is not of the right shape."""
+
+    def prompt_parts(self) -> tuple[bytes, ...] | None:
+        """Return pieces that together determine the prompt; None when the body has none that can be known.
+
+        Bodies with equal pieces, in number and content, have equal prompts.
+        """
+        return None
+
+    def prompt_input(self) -> PromptInput | None:
+        """Return the prompt; raises :class:`InvalidRequest`. None as for :meth:`prompt_parts`."""
+        return None
 
 
 def decode(decoder: msgspec.json.Decoder[B], body: bytes) -> B:
@@ -35,3 +61,22 @@ def decode(decoder: msgspec.json.Decoder[B], body: bytes) -> B:
         raise InvalidRequest(f"The request body is not valid JSON: {error}") from error
     except RecursionError as error:
         raise InvalidRequest("The request body is nested too deeply.") from error
+
+
+def decode_field(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw, field: str) -> T:
+    """Read a field that was kept as it came, or refuse it (400) under its name."""
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        message = str(error)
+        message = message.replace("`$", f"`$.{field}") if "`$" in message else f"{message} - at `$.{field}`"
+        raise InvalidRequest(message, param=field) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"The request body is not valid JSON: {error}", param=field) from error
+    except RecursionError as error:
+        raise InvalidRequest("The request body is nested too deeply.", param=field) from error
+
+
+def is_given(raw: msgspec.Raw) -> bool:
+    """Whether a field that was kept as it came is there and not null."""
+    return raw != NULL

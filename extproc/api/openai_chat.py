@@ -2,27 +2,32 @@
 
 import msgspec
 
-from extproc.api.body import RequestBody
+from extproc.api.chat_messages import ChatFields
+from extproc.api.prompt_input import PromptInput
 
 
-class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message's content; only ``text`` parts carry ``text``."""
-
-    type: str | None = None
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One message. vLLM also takes bare strings as content parts."""
-
-    role: str
-    content: str | list[ContentPart | str] | None = None
-
-
-class ChatCompletionRequest(RequestBody, frozen=True, kw_only=True):
+class ChatCompletionRequest(ChatFields, frozen=True, kw_only=True):
     """The prompt is the list of messages."""
 
-    messages: list[ChatMessage]
+    messages: msgspec.Raw
+    add_generation_prompt: bool = True
+    add_special_tokens: bool = False
+
+    def validate(self) -> None:
+        """Check the messages."""
+        self.check_messages()
+
+    def prompt_parts(self) -> tuple[bytes, ...]:
+        """The messages and all that a template is given."""
+        return self.chat_parts(
+            add_generation_prompt=self.add_generation_prompt, add_special_tokens=self.add_special_tokens
+        )
+
+    def prompt_input(self) -> PromptInput | None:
+        """The messages and all that a template is given."""
+        return self.chat_input(
+            add_generation_prompt=self.add_generation_prompt, add_special_tokens=self.add_special_tokens
+        )
 
 
 decoder = msgspec.json.Decoder(ChatCompletionRequest)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from extproc.api.body import RequestBody
+from extproc.tokens.prompt_tokens import PromptTokens
 
 
 class RoutingRequest(msgspec.Struct, kw_only=True):
@@ -14,6 +15,7 @@ class RoutingRequest(msgspec.Struct, kw_only=True):
     decision depends on the body. ``payload`` is the body, or None when none was read: the request has none, it is not
     needed, or the data plane does not send it (``body_withheld``). ``truncated`` marks a body of which perhaps
     only the beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
+    ``prompts`` are its prompts as token ids; empty until and unless they are wanted, and where they cannot be known.
     ``subset`` is the data plane's hint, the only endpoints it allows; None when it gave no hint.
     """
 
@@ -26,3 +28,4 @@ class RoutingRequest(msgspec.Struct, kw_only=True):
     body_withheld: bool = False
     subset: tuple[str, ...] | None = None
     body: RequestBody | None = None
+    prompts: tuple[PromptTokens, ...] = ()

@@ -1,7 +1,8 @@
 """The ``extproc`` command: finds the subcommand, runs it, and turns errors into exit codes.
 
 Only the chosen subcommand's module is imported, so that help is quick and a running service carries no code it does not
-use. Exit codes: 0 success, 2 bad configuration or usage, 3 cannot start; ``extproc demo`` has 1 for a failed request.
+use. Exit codes: 0 success, 2 bad configuration or usage, 3 cannot start; ``extproc demo`` has 1 for a failed request,
+``extproc tokenize`` for a refused one.
 """
 
 import argparse
@@ -24,6 +25,7 @@ COMMANDS: Commands = MappingProxyType(
         "serve": ("extproc.cli.serve", "run the service"),
         "check": ("extproc.cli.check", "validate the configuration, and Envoy's bootstrap when Envoy is installed"),
         "envoy-config": ("extproc.cli.envoy_config", "print the bootstrap of a standalone Envoy"),
+        "tokenize": ("extproc.cli.tokenize", "show what becomes of a prompt: text, ids, boundaries, cache, timings"),
         "demo": ("extproc.cli.demo", "show the whole path on this machine, with a real Envoy"),
     }
 )

@@ -15,6 +15,8 @@ class Needs(IntEnum):
     NOTHING = 0
     HEADERS = 1
     BODY = 2
+    TOKENS = 3
+    """The prompt's token ids and block hashes, where they can be known."""
 
 
 class Reason(StrEnum):

@@ -277,6 +277,9 @@ class ProcessHandler:
         text = None
         if service.shows_decision:
             text = f"worker={decision.worker.id}; policy={decision.policy}; reason={decision.reason}"
+            prompts = self._exchange.request.prompts
+            if prompts:
+                text += f"; tokens={sum([len(prompt.ids) for prompt in prompts])}; cache={prompts[0].cache}"
         self._send(self._exchange.routed(decision.endpoints, text))
         service.count_decision(decision)
 

@@ -9,6 +9,8 @@ import uvloop
 from extproc.config.endpoints import router_address
 from extproc.errors import StartupError
 from extproc.fleet.view import FleetView
+from extproc.models.reader import PromptReader
+from extproc.models.shelf import ModelShelf
 from extproc.policies.base import PolicyContext
 from extproc.policies.registry import POLICIES
 from extproc.router.accept_gate import AcceptGate
@@ -22,9 +24,10 @@ from extproc.shm.fleet import FleetDocument
 from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.token_store import TokenStore
 from extproc.supervisor.boot import EXIT_CLEAN, EXIT_FAULT, ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
-from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.metrics import Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
 ROUND_ROBIN_COUNTER = 0
@@ -47,8 +50,20 @@ class Router:
         )
         self.gate = AcceptGate(self.row, self._accepting_routers)
         self.health = HealthBoard()
+        store = TokenStore.of_segment(segment)
+        token_metrics = TokenMetrics()
+        self.shelf = ModelShelf(settings=settings.tokens, store=store, metrics=token_metrics)
+        self.prompts = PromptReader(
+            shelf=self.shelf,
+            settings=settings.tokens,
+            metrics=self.metrics,
+            token_metrics=token_metrics,
+            rng=random.Random(),  # noqa: S311 - picks samples, keeps no secret
+        )
         director = Director(
             fleet=self.fleet,
+            prompts=self.prompts,
+            always_tokenize=settings.tokens.when == "always",
             policy=POLICIES[settings.routing.policy](
                 PolicyContext(
                     max_endpoints=settings.routing.max_endpoints,
@@ -95,6 +110,13 @@ class Router:
             self.gate.fade(HOUSEKEEPING_SECS)
             await asyncio.sleep(HOUSEKEEPING_SECS)
 
+    async def follow_models(self) -> None:
+        """Keep the loaded models in step with the configuration and with their files."""
+        interval_secs = self.settings.tokens.reload_interval_secs
+        while True:
+            await asyncio.sleep(interval_secs)
+            await asyncio.to_thread(self.shelf.update, self.fleet.models)
+
     def show(self) -> None:
         """Bring this process's row and metrics up to date."""
         self.fleet.refresh()
@@ -102,6 +124,7 @@ class Router:
         self.row.active_streams = self.service.active
         self.row.total_streams = self.service.opened
         self.service.flush()
+        self.prompts.flush()
 
     async def drain(self) -> None:
         """Stop without losing a request."""
@@ -131,14 +154,21 @@ async def _serve(boot: ChildBoot) -> int:
         while not router.fleet.synced and not life.stop.is_set():
             router.fleet.refresh()
             await asyncio.sleep(FLEET_POLL_SECS)
-        housekeeping = spawn(router.keep_house(), name="housekeeping", eternal=True)
-        # Without it metrics and load would stand still unseen: end then, and be replaced.
-        housekeeping.add_done_callback(lambda _done: life.stop.set())
+        await asyncio.to_thread(router.shelf.update, router.fleet.models)
+        chores = (
+            spawn(router.keep_house(), name="housekeeping", eternal=True),
+            spawn(router.follow_models(), name="models", eternal=True),
+        )
+        for chore in chores:
+            # Without it metrics, load or models would stand still unseen: end then, and be replaced.
+            chore.add_done_callback(lambda _done: life.stop.set())
         router.health.set_ready(True)
         life.ready()
         await life.stop.wait()
-        failed = housekeeping.done()
+        failed = any(chore.done() for chore in chores)
         await router.drain()
-        housekeeping.cancel()
+        for chore in chores:
+            chore.cancel()
+        router.prompts.close()
         router.show()
     return EXIT_FAULT if failed else EXIT_CLEAN

@@ -17,8 +17,10 @@ from pathlib import Path
 from extproc.config.endpoints import router_count
 from extproc.config.settings import Settings
 from extproc.errors import ConfigurationError, StartupError
+from extproc.shm.layout import SEGMENT_BYTES
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.token_store import TokenStore
 from extproc.supervisor import shared_socket
 from extproc.supervisor.boot import EXIT_CANNOT_START, EXIT_CLEAN
 from extproc.supervisor.nursery import Nursery
@@ -37,7 +39,13 @@ TICK_SECS = 0.1
 IDLE_TICK_SECS = 1.0
 """How often while all are well. The end of a child wakes the supervisor in any case."""
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_FIXED = ("supervisor.routers", "supervisor.run_dir", "server.shared_address", "server.transport")
+_FIXED = (
+    "supervisor.routers",
+    "supervisor.run_dir",
+    "server.shared_address",
+    "server.transport",
+    "tokens.cache_bytes",
+)
 """Settings that shape what the supervisor set up at its start and cannot change under running children."""
 
 
@@ -59,7 +67,7 @@ def serve(
             run_directory = stack.enter_context(RunDirectory(Path(settings.supervisor.run_dir)))
             signals = stack.enter_context(SignalQueue((*_STOP_SIGNALS, signal.SIGHUP, signal.SIGCHLD)))
             with _or_cannot_start():
-                segment = Segment.create()
+                segment = _make_segment(settings)
             stack.callback(segment.close)
             listening = _shared_socket(settings)
             if listening is not None:
@@ -83,6 +91,13 @@ def serve(
     except StartupError as error:
         logger.error("Cannot start: %s", error)  # noqa: TRY400 - the message is for the operator, the trace is not
         return EXIT_CANNOT_START
+
+
+def _make_segment(settings: Settings) -> Segment:
+    segment = Segment.create(SEGMENT_BYTES + settings.tokens.cache_bytes)
+    if settings.tokens.cache_bytes:
+        TokenStore.prepare(segment.token_store)
+    return segment
 
 
 @contextmanager

@@ -7,26 +7,27 @@ from typing import get_args
 
 import pytest
 
-from extproc.admin.metrics import ProcessGauges, WorkerGauges
+from extproc.admin.metrics import ProcessGauges, TokenCacheGauges, WorkerGauges
 from extproc.errors import Refusal
 from extproc.fleet.health.prober import ProbeResult
 from extproc.policies.base import Reason
 from extproc.server.base import CloseReason
 from extproc.supervisor.process import Cause
-from extproc.telemetry.metrics import Metrics
+from extproc.telemetry.metrics import Metrics, TokenMetrics
+from extproc.tokens.backend import Reason as LoadReason
 from tests.support.fleets import worker
-from tests.support.service_state import FakeState, process
+from tests.support.service_state import FakeState, process, token_cache
 
 PAGE = Path(__file__).parents[2] / "extproc" / "telemetry" / "README.md"
 
 
 def exposed() -> Iterator[str]:
     """One table row for every metric, as the page must have it."""
-    for metric in vars(Metrics()).values():
+    for metric in (*vars(Metrics()).values(), *vars(TokenMetrics()).values()):
         (family,) = metric.describe()
         yield row(family.name, family.type, metric._labelnames, family.documentation)
-    state = FakeState(known=(worker(0),), process_rows=(process("router", 0),))
-    for collector in (WorkerGauges(state), ProcessGauges(state)):
+    state = FakeState(known=(worker(0),), process_rows=(process("router", 0),), cache=token_cache())
+    for collector in (WorkerGauges(state), ProcessGauges(state), TokenCacheGauges(state)):
         for family in collector.collect():
             yield row(family.name, family.type, family.samples[0].labels, family.documentation)
 
@@ -67,6 +68,10 @@ def reasons(kind: type[Refusal]) -> Iterator[str]:
         ("extproc_health_probes_total", set(get_args(ProbeResult))),
         ("extproc_process_restarts_total", set(Cause)),
         ("extproc_tls_reloads_total", {"ok", "failed"}),
+        ("extproc_model_loads_total", {"fastokens", "tokenizers", "none", "unusable", *get_args(LoadReason)} - {""}),
+        ("extproc_prefixes_off_total", {"no_boundary", "mismatch"}),
+        ("extproc_prefix_verifications_total", {"ok", "mismatch"}),
+        ("extproc_token_cache_lookups_total", {"0", "1", "hit", "miss"}),
     ],
 )
 def test_the_page_lists_the_values_of_closed_labels(metric: str, values: set[str]) -> None:

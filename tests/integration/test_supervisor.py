@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -285,10 +286,14 @@ def test_a_router_that_cannot_start_with_the_changed_settings_leaves_all_as_they
 def test_settings_that_take_a_restart_are_named_and_kept(tmp_path: Path) -> None:
     with supervised(tmp_path) as service:
         service.wait_ready()
-        service.change("supervisor", routers=5)
+        cache_bytes = service.settings.tokens.cache_bytes
+        supervisor = replace(service.settings.supervisor, routers=5)
+        tokens = replace(service.settings.tokens, cache_bytes=2 * cache_bytes)
+        service.offer(replace(service.settings, supervisor=supervisor, tokens=tokens))
         service.signal(signal.SIGHUP)
         service.wait_for_log("reloaded: 2 routers, 1 observer")
         assert "supervisor.routers is changed, which takes a restart; going on with 2" in service.log
+        assert f"tokens.cache_bytes is changed, which takes a restart; going on with {cache_bytes}" in service.log
 
 
 def open_sockets(pid: int) -> set[str]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
+from extproc.shm.token_store import StoreState
 
 
 def process(role: str, index: int, *, slot: int = 0, ready: bool = True) -> ProcessStatus:
@@ -22,12 +23,21 @@ def process(role: str, index: int, *, slot: int = 0, ready: bool = True) -> Proc
     )
 
 
+def token_cache() -> StoreState:
+    """A cache with round figures."""
+    return StoreState(capacity_bytes=1000, used_bytes=500, rows=7, max_rows=64, evictions=3)
+
+
 @dataclass
 class FakeState:
     fleet_generation: int = 0
     known: tuple[Worker, ...] = ()
     totals: list[int] | None = None
     process_rows: tuple[ProcessStatus, ...] = ()
+    cache: StoreState | None = None
+
+    def token_cache(self) -> StoreState | None:
+        return self.cache
 
     def workers(self) -> tuple[Worker, ...]:
         return self.known

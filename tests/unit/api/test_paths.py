@@ -51,7 +51,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 def read(path: str, body: bytes) -> Any:  # noqa: ANN401
     decoder = decoder_for("POST", path)
     assert decoder is not None
-    return decode(decoder, body)
+    parsed = decode(decoder, body)
+    parsed.validate()
+    return parsed
 
 
 def test_every_recognised_path_has_a_valid_case() -> None:

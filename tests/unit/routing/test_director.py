@@ -17,6 +17,7 @@ from extproc.routing.decision import Decision
 from extproc.routing.director import Director
 from extproc.telemetry.metrics import Metrics
 from tests.support.fleets import Column, Turns, worker
+from tests.support.readers import Reading
 
 
 class Published:
@@ -48,6 +49,7 @@ class Bench:
         policy = ReadsBodies if reads_bodies else RoundRobin
         self.director = Director(
             fleet=FleetView(self.published),
+            prompts=Reading().reader,
             policy=policy(PolicyContext(max_endpoints=3, rng=random.Random(0), turns=Turns())),
             in_flight=self.column,
             metrics=self.metrics,
@@ -57,7 +59,9 @@ class Bench:
     def decide(self, request: RoutingRequest) -> Decision:
         """Decide as the exchange does: what is needed is settled first."""
         request.body_needed = self.director.needs_body(request.method, request.path)
-        return self.director.decide(request)
+        decision = self.director.decide(request)
+        assert isinstance(decision, Decision)
+        return decision
 
 
 def chat(body: dict[str, Any] | bytes | None = None, **fields: Any) -> RoutingRequest:  # noqa: ANN401
@@ -169,7 +173,9 @@ def test_a_fleet_that_begins_to_declare_models_does_not_fail_requests_under_way(
     request = chat()
     request.body_needed = bench.director.needs_body(request.method, request.path)
     bench.published.publish(worker(1, models=TINY))
-    assert bench.director.decide(request).endpoints == "10.0.0.1:8000"
+    decision = bench.director.decide(request)
+    assert isinstance(decision, Decision)
+    assert decision.endpoints == "10.0.0.1:8000"
 
 
 def test_a_policy_is_given_the_parsed_body() -> None:

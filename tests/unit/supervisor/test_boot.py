@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from extproc.config.fleet import WorkerSpec
+from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.shm.processes import Role
 from extproc.supervisor.boot import ChildBoot, process_name
@@ -18,7 +19,10 @@ def boot() -> ChildBoot:
         segment_fd=7,
         shared_socket_fd=None,
         config_file=Path("/etc/extproc.yaml"),
-        settings=Settings(workers=(WorkerSpec(address="10.0.0.1:8000", id="a\nb", models=("m1", "m2")),)),
+        settings=Settings(
+            workers=(WorkerSpec(address="10.0.0.1:8000", id="a\nb", models=("m1", "m2")),),
+            models=(ModelSpec(name="m1", aliases=("m2",), content_format="openai", block_size=32),),
+        ),
     )
 
 

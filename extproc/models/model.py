@@ -1,0 +1,240 @@
+"""One model: from a request body to the token ids that its engine will see."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from extproc.api.anthropic_conversion import merge_inline_system
+from extproc.api.body import RequestBody
+from extproc.api.prompt_input import ChatInput, TextInput
+from extproc.config.models import ModelSpec
+from extproc.errors import InvalidRequest, ModelUnusable
+from extproc.index.block_hash import Ids, block_hashes, root_hash
+from extproc.models.files import ModelFiles, read_files
+from extproc.models.templates import ModelTemplates
+from extproc.prompt.conversation import Conversation, to_conversation
+from extproc.shm.token_rows import Words
+from extproc.shm.token_store import TokenStore
+from extproc.tokens.backend import Backend, choose_backend
+from extproc.tokens.boundaries import MAX_BOUNDARY_TOKENS, Boundaries, safe_tokens
+from extproc.tokens.prompt_cache import Encoding, Namespace, PromptCache, namespace_key
+from extproc.tokens.prompt_tokens import PromptTokens
+from extproc.tokens.tiktoken_file import DEFAULT_PATTERN, read_tiktoken
+from extproc.tokens.tokenizer_file import TokenizerFile, build
+
+_NOT_IDENTITY = ("aliases", "lora_adapters", "allow_download", "source", "revision", "chat_template_file")
+"""Settings of a model that do not change what its prompts become; the content of its files has a hash of its own."""
+
+_NO_IDS: Ids = np.empty(0, dtype=np.uint32)
+
+
+class Model:
+    """A loaded model. Everything but :meth:`without_prefixes` may be called from several threads at once."""
+
+    def __init__(
+        self,
+        *,
+        spec: ModelSpec,
+        files: ModelFiles,
+        tokenizer: TokenizerFile,
+        backend: Backend,
+        templates: ModelTemplates,
+        store: TokenStore | None,
+    ) -> None:
+        self.spec = spec
+        self.backend = backend
+        self.templates = templates
+        self._tokenizer = tokenizer
+        self._store = store
+        self._system_first = templates.wants_system_first
+        self._default_kwargs: dict[str, Any] = json.loads(spec.default_chat_template_kwargs or "{}")
+        settings = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_IDENTITY}
+        self._identity = (json.dumps(settings).encode(), files.revision, backend.encoder.name.encode())
+        self.fingerprint = int.from_bytes(namespace_key(self._identity)[:8], "little") or 1
+        self._set_boundaries(self._safe_tokens() if store is not None else [])
+
+    def without_prefixes(self) -> None:
+        """Use prefixes of this model no more, nor anything that was put together from them."""
+        self._set_boundaries([])
+
+    @property
+    def uses_prefixes(self) -> bool:
+        """Whether level 1 of the cache is on."""
+        return bool(self.cache.boundaries.tokens)
+
+    def recall(self, body: RequestBody, adapter: str, parts: Sequence[bytes]) -> PromptTokens | None:
+        """Return the prompt when it is known by ``parts``, the body's :meth:`~RequestBody.prompt_parts`."""
+        namespace = self.namespace(adapter=adapter, cache_salt=body.cache_salt or "")
+        key = self._whole_key(parts, namespace)
+        return None if key is None else self.cache.find(key, namespace)
+
+    def prepare(self, body: RequestBody, adapter: str, parts: Sequence[bytes]) -> "list[Encoding | PromptTokens]":
+        """Return the prompts of a body, each known or on its way; raises :class:`InvalidRequest`."""
+        salt = body.cache_salt or ""
+        prompt = body.prompt_input()
+        if prompt is None:
+            return []
+        if isinstance(prompt, ChatInput):
+            text, conversation = self.render(prompt)
+            namespace = self.namespace(
+                adapter=adapter, cache_salt=salt, media=conversation.media, special=prompt.add_special_tokens
+            )
+            # Images set the root of the block hashes, which the cache does not keep.
+            key = (
+                None if conversation.media else self._whole_key(parts, self.namespace(adapter=adapter, cache_salt=salt))
+            )
+            return [self._begin(text, namespace, key, special=prompt.add_special_tokens, exact=conversation.exact)]
+        namespace = self.namespace(adapter=adapter, cache_salt=salt, special=False)
+        if isinstance(prompt, TextInput):
+            special = prompt.add_special_tokens
+            namespace = self.namespace(adapter=adapter, cache_salt=salt, special=special)
+            key = (
+                None
+                if len(prompt.texts) > 1
+                else self._whole_key(parts, self.namespace(adapter=adapter, cache_salt=salt))
+            )
+            return [self._begin(text, namespace, key, special=special) for text in prompt.texts]
+        return [self._given(ids, namespace) for ids in prompt.prompts]
+
+    def render(self, prompt: ChatInput) -> tuple[str, Conversation]:
+        """Return the text of a message list and the messages as the template got them."""
+        tools = None if prompt.tool_choice_none and self.spec.exclude_tools_when_tool_choice_none else prompt.tools
+        if prompt.chat_template is None:
+            template = self.templates.select(tools=tools is not None)
+        elif self.spec.trust_request_chat_template:
+            template = self.templates.of_request(prompt.chat_template)
+        else:
+            words = (
+                "A chat template of the request's own is not allowed; `trust_request_chat_template` lets it be used."
+            )
+            raise InvalidRequest(words, param="chat_template")
+        messages = merge_inline_system(prompt.messages) if self._merges_system(prompt) else prompt.messages
+        conversation = to_conversation(messages, content_format=self.templates.format_of(template))
+        text = template.render(
+            conversation.messages,
+            tools=tools,
+            documents=prompt.documents,
+            add_generation_prompt=prompt.add_generation_prompt,
+            continue_final_message=prompt.continue_final_message,
+            kwargs=self._default_kwargs | prompt.kwargs if self._default_kwargs else prompt.kwargs,
+        )
+        return text, conversation
+
+    def namespace(
+        self, *, adapter: str, cache_salt: str, media: Sequence[bytes] = (), special: bool = False
+    ) -> Namespace:
+        """Return what sets the prompts of an adapter, a salt, some media and a use of special tokens apart."""
+        plain = not (cache_salt or media)
+        if plain and (known := self._namespaces.get((adapter, special))):
+            return known
+        parts = (*self._identity, self._epoch, adapter.encode(), cache_salt.encode(), bytes((special,)), *media)
+        root = root_hash(model=self.spec.name, lora=adapter, cache_salt=cache_salt, media=media)
+        namespace = Namespace(namespace_key(parts), root, self.spec.block_size)
+        if plain:
+            # Bounded by the adapters that the configuration names.
+            self._namespaces[adapter, special] = namespace
+        return namespace
+
+    def _merges_system(self, prompt: ChatInput) -> bool:
+        return prompt.inline_system and self._system_first
+
+    def _set_boundaries(self, tokens: list[Any]) -> None:
+        boundaries = Boundaries(tokens)
+        self._epoch = b"prefixes" if tokens else b"whole"
+        self._namespaces: dict[tuple[str, bool], Namespace] = {}
+        self.cache = PromptCache(store=self._store, encoder=self.backend.encoder, boundaries=boundaries)
+
+    def _safe_tokens(self) -> list[Any]:
+        added = self._tokenizer.added
+        candidates = self.templates.written_tokens(added)
+        if not self.templates and len(added) <= MAX_BOUNDARY_TOKENS:
+            candidates = list(added)
+        return safe_tokens(
+            candidates, added=added, normalizes=self._tokenizer.normalizes, encoder=self.backend.encoder
+        )[:MAX_BOUNDARY_TOKENS]
+
+    def _whole_key(self, parts: Sequence[bytes], namespace: Namespace) -> Words | None:
+        if self._store is None:
+            return None
+        volatile = self.templates.volatile(datetime.now().astimezone())
+        return None if volatile is None else self.cache.key_of((volatile.encode(), *parts), namespace)
+
+    def _begin(
+        self, text: str, namespace: Namespace, key: Words | None, *, special: bool, exact: bool = True
+    ) -> "Encoding | PromptTokens":
+        try:
+            encoding = self.cache.begin(
+                text,
+                namespace,
+                key=key,
+                before=self._tokenizer.before if special else _NO_IDS,
+                after=self._tokenizer.after if special else _NO_IDS,
+                exact=exact,
+            )
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("The prompt contains lone surrogates, which no text has.") from error
+        return encoding.known or encoding
+
+    def _given(self, ids: Ids, namespace: Namespace) -> PromptTokens:
+        hashes = block_hashes(ids, block_size=namespace.block_size, before=namespace.root)
+        return PromptTokens(ids, hashes, namespace.block_size, namespace.root, "given")
+
+
+def truncated(tokens: PromptTokens, limit: int | None, side: Literal["left", "right"] | None) -> PromptTokens:
+    """Cut a prompt as the engine does for ``truncate_prompt_tokens``.
+
+    A negative limit stands for the longest prompt that the engine takes, which is not known here, and cuts nothing.
+    """
+    if limit is None or limit < 0 or limit >= len(tokens.ids):
+        return tokens
+    ids = tokens.ids[len(tokens.ids) - limit :] if side == "left" else tokens.ids[:limit]
+    hashes = block_hashes(ids, block_size=tokens.block_size, before=tokens.root)
+    return tokens._replace(ids=ids, block_hashes=hashes)
+
+
+def load_model(
+    spec: ModelSpec, *, source: Path, wanted: Literal["auto", "tokenizers"], store: TokenStore | None
+) -> Model:
+    """Read, check and try a model; takes up to seconds. Raises :class:`ModelUnusable` naming the file at fault."""
+    files = read_files(source, spec)
+    try:
+        tokenizer = build(
+            _vocabulary(files, spec),
+            config=files.config,
+            special_tokens=files.special_tokens,
+            added_tokens=files.added_tokens,
+        )
+    except ValueError as error:
+        raise ModelUnusable(f"{files.tokenizer.parent / 'tokenizer_config.json'}: {error}") from error
+    try:
+        templates = ModelTemplates(
+            files.templates, special_tokens=tokenizer.special_tokens, content_format=spec.content_format
+        )
+    except ModelUnusable as error:
+        raise ModelUnusable(f"{files.tokenizer.parent}: {error}") from error
+    return Model(
+        spec=spec,
+        files=files,
+        tokenizer=tokenizer,
+        backend=choose_backend(tokenizer, wanted),
+        templates=templates,
+        store=store,
+    )
+
+
+def _vocabulary(files: ModelFiles, spec: ModelSpec) -> Tokenizer:
+    try:
+        if files.tokenizer.suffix == ".json":
+            return Tokenizer.from_buffer(files.vocabulary)
+        added = files.config.get("added_tokens_decoder", {})
+        special = {int(number): token["content"] for number, token in added.items()}
+        pattern = spec.tiktoken_pattern or DEFAULT_PATTERN
+        return read_tiktoken(files.vocabulary, pattern=pattern, special_tokens=special)
+    except Exception as error:
+        raise ModelUnusable(f"{files.tokenizer}: not a tokenizer: {error}") from error

@@ -1,0 +1,129 @@
+"""The loaded models by every name a request may use, kept in step with their settings and their files."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from extproc.config.models import ModelSpec
+from extproc.config.tokens import TokensSettings
+from extproc.errors import ModelUnusable
+from extproc.models.files import Stamp, stamp_of
+from extproc.models.model import Model, load_model
+from extproc.models.source import find_source
+from extproc.shm.token_store import TokenStore
+from extproc.telemetry.metrics import TokenMetrics
+
+logger = logging.getLogger(__name__)
+
+
+class Shelved(NamedTuple):
+    """What a name stands for: a model, None while it cannot be loaded, and one of its adapters or nothing."""
+
+    model: Model | None
+    adapter: str
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    """What is known of one configured model: as it was loaded, or last tried, and as its files were seen last."""
+
+    spec: ModelSpec
+    model: Model | None = None
+    source: Path | None = None
+    loaded: Stamp = ()
+    seen: Stamp = ()
+
+
+class ModelShelf:
+    """Loads models and finds them by name.
+
+    :meth:`update` takes as long as loading does and belongs on a thread; meanwhile, and on any thread, :meth:`find`
+    answers from what is loaded. A model whose new files cannot be used stays as it is; one that never could is known by
+    name only.
+    """
+
+    def __init__(self, *, settings: TokensSettings, store: TokenStore | None, metrics: TokenMetrics) -> None:
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._entries: dict[str, _Entry] = {}
+        self._names: dict[str, Shelved] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._names)
+
+    def find(self, name: str) -> Shelved | None:
+        """Return what a request's ``model`` stands for, or None when it is no configured name."""
+        return self._names.get(name)
+
+    def models(self) -> list[tuple[ModelSpec, Model | None]]:
+        """Return every configured model."""
+        return [(entry.spec, entry.model) for entry in self._entries.values()]
+
+    def update(self, specs: Sequence[ModelSpec]) -> None:
+        """Load what is new or has changed, and drop what is gone."""
+        entries: dict[str, _Entry] = {}
+        for spec in specs:
+            known = self._entries.get(spec.name)
+            entry = entries[spec.name] = known or _Entry(spec)
+            if known is None or known.spec != spec or self._has_changed(known):
+                self._load(entry, spec)
+        for entry in entries.values():
+            self._heed_revocation(entry)
+        self._entries = entries
+        self._names = {
+            name: Shelved(entry.model, name if name in entry.spec.lora_adapters else "")
+            for entry in entries.values()
+            for name in (entry.spec.name, *entry.spec.aliases, *entry.spec.lora_adapters)
+        }
+
+    def revoke(self, model: Model) -> None:
+        """Stop the use of a model's prefixes, here and in all other processes: one of them has proved wrong."""
+        if self._store is not None and model.uses_prefixes:
+            self._store.revoke(model.fingerprint)
+            self._drop_prefixes(model)
+
+    def _has_changed(self, entry: _Entry) -> bool:
+        """Whether the files have changed and come to rest again, so that none is read half written."""
+        try:
+            source = entry.source or find_source(dataclasses.replace(entry.spec, allow_download=False))
+        except ModelUnusable:
+            return False
+        last, entry.seen = entry.seen, stamp_of(source, entry.spec)
+        return entry.seen not in ((), entry.loaded) and entry.seen == last
+
+    def _load(self, entry: _Entry, spec: ModelSpec) -> None:
+        entry.spec = spec
+        try:
+            source = find_source(spec)
+            entry.loaded = entry.seen = stamp_of(source, spec)
+            entry.source = source
+            model = load_model(spec, source=source, wanted=self._settings.backend, store=self._store)
+        except ModelUnusable as error:
+            self._metrics.model_loads.labels(spec.name, "none", "unusable").inc()
+            kept = "the one loaded before stays in use" if entry.model else "its requests are routed without tokens"
+            logger.error("Model %s cannot be loaded, %s: %s", spec.name, kept, error)  # noqa: TRY400 - for the operator
+            return
+        entry.model = model
+        backend = model.backend
+        self._metrics.model_loads.labels(spec.name, backend.encoder.name, backend.reason).inc()
+        why = f" ({backend.reason})" if backend.reason else ""
+        tokens = " ".join(token.content for token in model.cache.boundaries.tokens) or "none"
+        logger.info("Loaded model %s from %s: encoder %s%s", spec.name, source, backend.encoder.name, why)
+        logger.info("Model %s: prompts may be cut after: %s", spec.name, tokens)
+        if self._store is not None and not model.uses_prefixes:
+            self._metrics.prefixes_off.labels(spec.name, "no_boundary").inc()
+
+    def _heed_revocation(self, entry: _Entry) -> None:
+        model = entry.model
+        if model is None or self._store is None or not model.uses_prefixes:
+            return
+        if model.fingerprint in self._store.revoked():
+            self._drop_prefixes(model)
+
+    def _drop_prefixes(self, model: Model) -> None:
+        model.without_prefixes()
+        self._metrics.prefixes_off.labels(model.spec.name, "mismatch").inc()
+        logger.error("Model %s: a prefix gave other ids than the whole prompt; prefixes are not used", model.spec.name)

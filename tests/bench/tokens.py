@@ -1,0 +1,205 @@
+"""What tokens cost: each case beside what it is measured against, in one run.
+
+The model is DeepSeek's tokenizer with its chat template, the texts are sources of the standard library, and no text is
+used twice. Everything goes through the reader that routers use, on warm memory.
+"""
+
+import json
+import random
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from extproc.api.body import RequestBody, decode
+from extproc.api.paths import DECODERS
+from extproc.config.models import ModelSpec
+from extproc.config.tokens import TokensSettings
+from extproc.models.reader import PromptReader
+from extproc.models.shelf import ModelShelf
+from extproc.shm.token_store import TokenStore
+from extproc.telemetry.metrics import Metrics, TokenMetrics
+from tests.bench.token_processes import hit_rates
+from tests.bench.token_stores import compare_stores
+from tests.support.models import make_model
+from tests.support.stores import make_segment
+
+MODEL = "deepseek"
+STORE_BYTES = 256 << 20
+CASES = 30
+WARM_UP = 15
+CONVERSATION_BYTES = 48_000
+TURNS = 40
+NEW_TURN_BYTES = 200
+SMALL_BYTES = 600
+
+COLD_RATIO_BAR = 8
+LEVEL_0_BAR_US = 100
+LEVEL_1_BAR_US = 600
+LEVEL_1_RATIO_BAR = 3
+SMALL_BAR_US = 150
+HIT_RATE_BAR = 0.02
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the report; ``held`` is None where there is no bar."""
+
+    what: str
+    measured: str
+    bar: str = ""
+    held: bool | None = None
+
+
+class Texts:
+    """Cuts texts from the sources of the standard library, each once."""
+
+    def __init__(self) -> None:
+        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*/*.py"))
+        random.Random(4).shuffle(files)
+        self._files = iter(files)
+        self._rest = ""
+
+    def cut(self, size: int) -> str:
+        """Return the next ``size`` characters, all of them ASCII."""
+        while len(self._rest) < size:
+            self._rest += next(self._files).read_text(errors="ignore").encode("ascii", "ignore").decode()
+        text, self._rest = self._rest[:size], self._rest[size:]
+        return text
+
+
+def conversation(texts: Texts, *, turns: int, size: int) -> list[Message]:
+    """``turns`` messages of ``size`` bytes in all, the last one a user's."""
+    roles = ["user", "assistant"] * (turns // 2) if turns > 1 else ["user"]
+    messages: list[Message] = [{"role": role, "content": texts.cut(size // turns)} for role in roles]
+    return messages if turns == 1 else [*messages[1:], {"role": "user", "content": texts.cut(size // turns)}]
+
+
+def body_of(messages: Sequence[Message]) -> bytes:
+    return json.dumps({"model": MODEL, "messages": messages, "max_tokens": 16}).encode()
+
+
+class Bench:
+    """The reader under measurement and the library it is measured against."""
+
+    def __init__(self, directory: Path) -> None:
+        from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds
+
+        source = make_model(directory, MODEL)
+        self.reference = AutoTokenizer.from_pretrained(source)
+        self.spec = ModelSpec(name=MODEL, source=str(source))
+        segment = make_segment(STORE_BYTES)
+        # Pages that nobody has touched yet cost a fault each; a service that runs for a while has them.
+        np.frombuffer(segment.token_store, dtype=np.uint8)[::4096] |= 0
+        self.reader = self._reader(TokenStore.of_segment(segment))
+
+    def _reader(self, store: TokenStore | None) -> PromptReader:
+        settings = TokensSettings(verify_share=0.0, inline_secs=1.0)
+        token_metrics = TokenMetrics()
+        shelf = ModelShelf(settings=settings, store=store, metrics=token_metrics)
+        shelf.update((self.spec,))
+        return PromptReader(
+            shelf=shelf, settings=settings, metrics=Metrics(), token_metrics=token_metrics, rng=random.Random(0)
+        )
+
+    def read(self, content: bytes) -> Any:  # noqa: ANN401
+        return self.read_parsed(parse(content))
+
+    def read_parsed(self, body: RequestBody) -> Any:  # noqa: ANN401
+        prompts = self.reader.read(body, MODEL)
+        assert isinstance(prompts, tuple)
+        return prompts[0]
+
+    def by_reference(self, messages: list[Message]) -> Any:  # noqa: ANN401
+        return self.reference.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+
+
+def parse(content: bytes) -> RequestBody:
+    body: RequestBody = decode(DECODERS["/v1/chat/completions"], content)
+    return body
+
+
+def seconds_each(work: Callable[[Any], Any], arguments: Sequence[Any]) -> float:
+    """The median time of ``work``, each argument once."""
+    times = []
+    for argument in arguments:
+        started = perf_counter()
+        work(argument)
+        times.append(perf_counter() - started)
+    return median(times)
+
+
+def measure_tokens() -> list[Row]:
+    """Measure every case."""
+    with tempfile.TemporaryDirectory(prefix="extproc-bench-") as name:
+        return list(_rows(Bench(Path(name))))
+
+
+def _rows(bench: Bench) -> Iterator[Row]:
+    texts = Texts()
+    grown = [conversation(texts, turns=TURNS, size=CONVERSATION_BYTES) for _ in range(WARM_UP + CASES)]
+    for messages in grown[:WARM_UP]:
+        bench.read(body_of(messages))
+        bench.by_reference(messages)
+    fresh = grown[WARM_UP:]
+    cold = seconds_each(bench.read, [body_of(messages) for messages in fresh])
+    theirs = seconds_each(bench.by_reference, fresh)
+    tokens = median(len(bench.read(body_of(messages)).ids) for messages in fresh)
+    yield _at_least(
+        f"cold {CONVERSATION_BYTES // 1000} KB, {tokens:,.0f} tokens, to transformers", theirs / cold, COLD_RATIO_BAR
+    )
+    again = seconds_each(bench.read, [body_of(messages) for messages in fresh])
+    yield _at_most("the same prompt again (level 0)", again * 1e6, LEVEL_0_BAR_US)
+    longer = [
+        body_of(
+            [
+                *messages,
+                {"role": "assistant", "content": texts.cut(NEW_TURN_BYTES // 2)},
+                {"role": "user", "content": texts.cut(NEW_TURN_BYTES // 2)},
+            ]
+        )
+        for messages in fresh
+    ]
+    turn = seconds_each(bench.read, longer)
+    yield _at_most(f"{TURNS} messages and a new turn (level 1)", turn * 1e6, LEVEL_1_BAR_US)
+    yield _at_least("the same, to a cold prompt", cold / turn, LEVEL_1_RATIO_BAR)
+    small = [parse(body_of(conversation(texts, turns=1, size=SMALL_BYTES))) for _ in range(8 * (WARM_UP + CASES))]
+    seconds_each(bench.read_parsed, small[: 8 * WARM_UP])
+    yield _at_most(
+        f"{SMALL_BYTES} bytes, level 1 miss, parsed",
+        seconds_each(bench.read_parsed, small[8 * WARM_UP :]) * 1e6,
+        SMALL_BAR_US,
+    )
+    one, four = hit_rates(bench.spec)
+    yield Row(
+        "bytes reused, 4 processes to 1",
+        f"{four:.1%} to {one:.1%}",
+        f"within {HIT_RATE_BAR:.0%}",
+        abs(four - one) <= HIT_RATE_BAR,
+    )
+    for what, ours, lmdb in compare_stores():
+        yield Row(f"store, {what}: ours to LMDB", f"{ours * 1e6:.1f} to {lmdb * 1e6:.1f} µs")
+
+
+def _at_least(what: str, ratio: float, bar: float) -> Row:
+    return Row(what, f"{ratio:.1f}x", f"≥ {bar:g}x", ratio >= bar)
+
+
+def _at_most(what: str, micros: float, bar: float) -> Row:
+    return Row(what, f"{micros:.0f} µs", f"≤ {bar:g} µs", micros <= bar)
+
+
+def print_rows(rows: Sequence[Row]) -> int:
+    """Print the report; 1 when a bar is missed."""
+    for row in rows:
+        verdict = "" if row.held is None else "ok" if row.held else "MISSED"
+        print(f"{verdict:<7}{row.what:<52}{row.measured:>18}{'   bar ' + row.bar if row.bar else ''}")
+    return 0 if all(row.held is not False for row in rows) else 1
