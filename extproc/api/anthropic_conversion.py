@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from extproc.api.tools import Function
+from extproc.api.tools import flat_tools
 from extproc.errors import InvalidRequest
 
 _BILLING_HEADER = "x-anthropic-billing-header"
@@ -55,7 +55,11 @@ def to_openai_messages(system: str | list[Block] | None, messages: Sequence[Mess
 
 
 def merge_inline_system(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join all system messages into one at the beginning, for a template that takes none elsewhere."""
+    """Make one system message of all, for a template that takes none but the first.
+
+    Their texts follow each other as they stand, with nothing between them: the request's system text, then those among
+    the turns in their order. The turns stay as they are.
+    """
     texts = [message["content"] for message in messages if message["role"] == "system"]
     others = [message for message in messages if message["role"] != "system"]
     return [{"role": "system", "content": "".join(texts)}, *others] if texts else others
@@ -70,8 +74,8 @@ def tools_in_effect(tools: list[dict[str, Any]] | None, messages: Sequence[Messa
         for block in message.content
         if block.type in {"tool_addition", "tool_removal"}
     ]
-    if tools is None and not changes:
-        return None
+    if not changes:
+        return None if tools is None else flat_tools(map(_as_function, tools))
     known = {str(tool.get("name")): tool for tool in tools or ()}
     removed: set[str] = set()
     for block in changes:
@@ -80,7 +84,7 @@ def tools_in_effect(tools: list[dict[str, Any]] | None, messages: Sequence[Messa
             removed.add(name)
         else:
             removed.discard(name)
-    return [_as_openai_tool(tool) for name, tool in known.items() if name not in removed]
+    return flat_tools(_as_function(tool) for name, tool in known.items() if name not in removed)
 
 
 def _apply_change(block: Block, known: dict[str, dict[str, Any]]) -> str:
@@ -98,17 +102,12 @@ def _apply_change(block: Block, known: dict[str, dict[str, Any]]) -> str:
     return name
 
 
-def _as_openai_tool(tool: dict[str, Any]) -> dict[str, Any]:
-    try:
-        function = msgspec.convert({**tool, "parameters": _schema(tool.get("input_schema"))}, Function)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"A tool is not of the right shape: {error}", param="tools") from error
-    return function.as_tool()
-
-
-def _schema(schema: object) -> object:
-    """Return a JSON schema as vLLM completes it: one without a type is that of an object."""
-    return {**schema, "type": "object"} if isinstance(schema, dict) and "type" not in schema else schema
+def _as_function(tool: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool with its schema where a function has it; a schema without a type is that of an object."""
+    schema = tool.get("input_schema")
+    if isinstance(schema, dict) and "type" not in schema:
+        schema = {**schema, "type": "object"}
+    return {**tool, "parameters": schema}
 
 
 def _system_text(content: str | Sequence[Block]) -> str:
@@ -151,8 +150,15 @@ def _call(block: Block) -> dict[str, Any]:
     return {
         "id": block.id or "call_0",
         "type": "function",
-        "function": {"name": block.name or "", "arguments": json.dumps(block.input or {})},
+        "function": {"name": block.name or "", "arguments": _arguments(block.input or {})},
     }
+
+
+def _arguments(values: dict[str, Any]) -> str:
+    try:
+        return json.dumps(values)
+    except RecursionError as error:
+        raise InvalidRequest("The messages are nested too deeply.", param="messages") from error
 
 
 def _tool_result(block: Block) -> list[dict[str, Any]]:
@@ -162,7 +168,8 @@ def _tool_result(block: Block) -> list[dict[str, Any]]:
     items = [item for item in block.content if isinstance(item, dict)]
     texts = [str(item.get("text", "")) for item in items if item.get("type") == "text"]
     messages: list[dict[str, Any]] = [{**answer, "content": "\n".join(texts)}]
-    images = [_image(item.get("source") or {}) for item in items if item.get("type") == "image"]
+    sources = [_source(item) for item in items if item.get("type") == "image"]
+    images = [_image(source) for source in sources if source.get("type") != "url" or source.get("url")]
     if images:
         messages.append({"role": "user", "content": images})
     names = (item.get("tool_name") or item.get("name") for item in items if item.get("type") == "tool_reference")
@@ -170,6 +177,11 @@ def _tool_result(block: Block) -> list[dict[str, Any]]:
     if references:
         messages.append({**answer, "content": references})
     return messages
+
+
+def _source(item: dict[str, Any]) -> dict[str, Any]:
+    source = item.get("source")
+    return source if isinstance(source, dict) else {}
 
 
 def _image(source: dict[str, Any]) -> dict[str, Any]:

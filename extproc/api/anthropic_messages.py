@@ -1,12 +1,14 @@
 """``/v1/messages`` (Anthropic)."""
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
 from extproc.api.anthropic_conversion import Block, Message, to_openai_messages, tools_in_effect
 from extproc.api.body import NULL, RequestBody, decode_field
 from extproc.api.prompt_input import ChatInput, PromptInput
+from extproc.api.prompt_parts import has_forwarded_ids, optional
+from extproc.api.template_variables import template_variables
 
 
 class Thinking(msgspec.Struct, frozen=True):
@@ -24,13 +26,28 @@ class OutputConfig(msgspec.Struct, frozen=True):
 class ToolChoice(msgspec.Struct, frozen=True):
     """Which tool the model may, must or must not call."""
 
-    type: Literal["auto", "any", "tool", "none"] = "auto"
+    type: str
 
 
+class TextBlock(msgspec.Struct, frozen=True):
+    """What is checked of a content block when its prompt is not needed."""
+
+    type: str
+    text: str | None = None
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """What is checked of a turn when its prompt is not needed."""
+
+    role: str
+    content: str | list[TextBlock]
+
+
+_turns = msgspec.json.Decoder(list[Turn])
 _messages = msgspec.json.Decoder(list[Message])
+_system_text = msgspec.json.Decoder(str | list[TextBlock] | None)
 _system = msgspec.json.Decoder(str | list[Block] | None)
 _tools = msgspec.json.Decoder(list[dict[str, Any]] | None)
-_kwargs = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 class MessagesRequest(RequestBody, frozen=True, kw_only=True):
@@ -43,45 +60,52 @@ class MessagesRequest(RequestBody, frozen=True, kw_only=True):
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
     chat_template_kwargs: msgspec.Raw = NULL
+    kv_transfer_params: msgspec.Raw = NULL
 
     def validate(self) -> None:
         """Check the messages and the system text."""
-        decode_field(_messages, self.messages, "messages")
-        decode_field(_system, self.system, "system")
+        decode_field(_turns, self.messages, "messages")
+        decode_field(_system_text, self.system, "system")
 
-    def prompt_parts(self) -> tuple[bytes, ...]:
+    def prompt_parts(self) -> tuple[bytes, ...] | None:
         """The system text, the turns and the tools."""
-        choice = self.tool_choice.type if self.tool_choice else ""
+        if has_forwarded_ids(self.kv_transfer_params):
+            return None
         return (
             b"anthropic",
             bytes(self.system),
             bytes(self.messages),
             bytes(self.tools),
             bytes(self.chat_template_kwargs),
-            f"{choice == 'none'} {self._effort() or ''}".encode(errors="surrogatepass"),
+            optional(self._effort()),
+            bytes((self._forbids_tools(),)),
         )
 
     def prompt_input(self) -> PromptInput | None:
         """The turns as OpenAI chat messages."""
+        if has_forwarded_ids(self.kv_transfer_params):
+            return None
+        variables = template_variables(self.chat_template_kwargs, effort=self._effort())
+        if variables is None:
+            return None
         messages = decode_field(_messages, self.messages, "messages")
-        system = decode_field(_system, self.system, "system")
-        kwargs = decode_field(_kwargs, self.chat_template_kwargs, "chat_template_kwargs") or {}
-        effort = self._effort()
-        if effort is not None:
-            kwargs.setdefault("enable_thinking", effort != "none")
-            kwargs["reasoning_effort"] = effort
         return ChatInput(
-            messages=to_openai_messages(system, messages),
+            messages=to_openai_messages(decode_field(_system, self.system, "system"), messages),
             tools=tools_in_effect(decode_field(_tools, self.tools, "tools"), messages),
-            kwargs=kwargs,
-            tool_choice_none=self.tool_choice is not None and self.tool_choice.type == "none",
+            documents=variables.documents,
+            kwargs=variables.kwargs,
+            tool_choice_none=self._forbids_tools(),
             inline_system=True,
         )
 
     def _effort(self) -> str | None:
+        """How much the model is to think, where the request says so; turning thinking off comes first."""
         if self.thinking is not None and self.thinking.type == "disabled":
             return "none"
         return None if self.output_config is None else self.output_config.effort
+
+    def _forbids_tools(self) -> bool:
+        return self.tool_choice is not None and self.tool_choice.type == "none"
 
 
 decoder = msgspec.json.Decoder(MessagesRequest)

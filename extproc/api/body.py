@@ -1,7 +1,7 @@
 """What all request bodies share, and how a body that cannot be read is refused."""
 
 import re
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -25,11 +25,23 @@ class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
     cache, or that is routed without its prompt, is never decoded any further.
     """
 
+    default_truncation_side: ClassVar[Literal["left", "right"]] = "left"
+    """From which side vLLM lets the tokenizer cut where the body names none."""
+
     model: str
     stream: bool | None = None
     cache_salt: str | None = None
-    truncate_prompt_tokens: int | None = None
-    truncation_side: Literal["left", "right"] | None = None
+
+    # A family that vLLM lets shorten its prompts has fields of these names instead.
+    @property
+    def truncate_prompt_tokens(self) -> int | None:
+        """To how many tokens vLLM cuts each prompt: -1 to as many as the model takes, None not at all."""
+        return None
+
+    @property
+    def truncation_side(self) -> Literal["left", "right"] | None:
+        """From which side it cuts; None for :attr:`default_truncation_side`, with the tokens around a text kept."""
+        return None
 
     def validate(self) -> None:
         """Raise :class:`InvalidRequest` when what makes up the prompt is not of the right shape."""

@@ -1,21 +1,15 @@
-"""What the families that take OpenAI chat messages share: the fields, their checks, the conversion."""
+"""Prompts that are OpenAI chat messages: what identifies them, their checks, their conversion."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from extproc.api.body import NULL, RequestBody, decode_field
+from extproc.api.body import NULL, decode_field, is_given
 from extproc.api.prompt_input import ChatInput, PromptInput
+from extproc.api.prompt_parts import optional
+from extproc.api.template_variables import template_variables
 from extproc.api.tools import decode_tools
 from extproc.errors import InvalidRequest
-
-UNKNOWN_KWARGS = frozenset(
-    (
-        "conversation", "max_length", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors",
-        "sanitize_control_tokens", "tokenizer_kwargs", "tools", "truncation",
-    )
-)  # fmt: skip
-"""Template variables that the engine takes for arguments of its tokenizer: what becomes of the prompt is not known."""
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -34,71 +28,73 @@ class ChatMessage(msgspec.Struct, frozen=True):
 
 _messages = msgspec.json.Decoder(list[ChatMessage])
 _any_list = msgspec.json.Decoder(list[Any])
-_kwargs = msgspec.json.Decoder(dict[str, Any] | None)
+_documents = msgspec.json.Decoder(list[dict[str, Any]] | None)
 
 
-class ChatFields(RequestBody, frozen=True, kw_only=True):
-    """The fields of a body with chat messages, as vLLM names them."""
+class ChatPrompt(NamedTuple):
+    """All that decides what a chat template writes, as the fields of a body came.
 
-    messages: msgspec.Raw = NULL
+    A family leaves out what vLLM does not read at its path, even where the client sends it.
+    """
+
+    messages: msgspec.Raw
+    chat_template: str | None
+    chat_template_kwargs: msgspec.Raw
+    add_generation_prompt: bool
+    continue_final_message: bool
+    add_special_tokens: bool
     tools: msgspec.Raw = NULL
-    tool_choice: msgspec.Raw = NULL
     documents: msgspec.Raw = NULL
-    chat_template: str | None = None
-    chat_template_kwargs: msgspec.Raw = NULL
-    continue_final_message: bool = False
     reasoning_effort: str | None = None
+    tool_choice_none: bool = False
 
-    def chat_parts(self, *, add_generation_prompt: bool, add_special_tokens: bool) -> tuple[bytes, ...]:
-        """Return the parts of a prompt that is a list of messages."""
-        flags = (add_generation_prompt, self.continue_final_message, add_special_tokens, self._tool_choice_none())
+    def parts(self) -> tuple[bytes, ...]:
+        """Return what identifies the prompt, for :meth:`RequestBody.prompt_parts`."""
         return (
             b"chat",
             bytes(self.messages),
             bytes(self.tools),
             bytes(self.documents),
             bytes(self.chat_template_kwargs),
-            b"" if self.chat_template is None else b"=" + self.chat_template.encode(errors="surrogatepass"),
-            bytes(flags) + (self.reasoning_effort or "").encode(errors="surrogatepass"),
+            optional(self.chat_template),
+            optional(self.reasoning_effort),
+            bytes(
+                (
+                    self.add_generation_prompt,
+                    self.continue_final_message,
+                    self.add_special_tokens,
+                    self.tool_choice_none,
+                )
+            ),
         )
 
-    def chat_input(self, *, add_generation_prompt: bool, add_special_tokens: bool) -> PromptInput | None:
-        """Return a prompt that is a list of messages."""
-        if add_generation_prompt and self.continue_final_message:
+    def convert(self, field: str = "messages") -> PromptInput | None:
+        """Return the prompt, whose messages come from ``field``; None when the template's variables hide it.
+
+        Raises :class:`InvalidRequest`.
+        """
+        if self.add_generation_prompt and self.continue_final_message:
             raise InvalidRequest(
                 "Cannot set both `continue_final_message` and `add_generation_prompt` to True.",
                 param="continue_final_message",
             )
-        kwargs = decode_field(_kwargs, self.chat_template_kwargs, "chat_template_kwargs") or {}
-        if not UNKNOWN_KWARGS.isdisjoint(kwargs):
+        variables = template_variables(self.chat_template_kwargs, effort=self.reasoning_effort)
+        if variables is None:
             return None
-        documents = decode_field(_documents, self.documents, "documents")
-        if "documents" in kwargs:
-            given = kwargs.pop("documents")
-            documents = documents if documents is not None else given
-        effort = self.reasoning_effort
-        if effort is not None:
-            kwargs.setdefault("enable_thinking", effort != "none")
-            if effort != "auto":
-                kwargs["reasoning_effort"] = effort
+        documents = decode_field(_documents, self.documents, "documents") if is_given(self.documents) else None
         return ChatInput(
-            messages=decode_field(_any_list, self.messages, "messages"),
-            tools=decode_tools(self.tools),
-            documents=documents,
-            add_generation_prompt=add_generation_prompt,
+            messages=decode_field(_any_list, self.messages, field),
+            tools=decode_tools(self.tools) if is_given(self.tools) else None,
+            documents=variables.documents if documents is None else documents,
+            add_generation_prompt=self.add_generation_prompt,
             continue_final_message=self.continue_final_message,
-            add_special_tokens=add_special_tokens,
-            chat_template=self.chat_template,
-            kwargs=kwargs,
-            tool_choice_none=self._tool_choice_none(),
+            add_special_tokens=self.add_special_tokens,
+            chat_template=self.chat_template or None,
+            kwargs=variables.kwargs,
+            tool_choice_none=self.tool_choice_none,
         )
 
-    def check_messages(self) -> None:
-        """Raise :class:`InvalidRequest` when the messages are not of the right shape."""
-        decode_field(_messages, self.messages, "messages")
 
-    def _tool_choice_none(self) -> bool:
-        return bytes(self.tool_choice) == b'"none"'
-
-
-_documents = msgspec.json.Decoder(list[dict[str, Any]] | None)
+def check_messages(raw: msgspec.Raw) -> None:
+    """Raise :class:`InvalidRequest` when messages are not of the right shape."""
+    decode_field(_messages, raw, "messages")

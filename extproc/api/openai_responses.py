@@ -4,14 +4,15 @@ from typing import Any
 
 import msgspec
 
-from extproc.api.body import NULL, RequestBody, decode_field
+from extproc.api.body import NULL, RequestBody, decode_field, is_given
 from extproc.api.prompt_input import ChatInput, PromptInput
+from extproc.api.prompt_parts import forbids_tools, has_forwarded_ids, optional
 from extproc.api.responses_conversion import continues_last_item, function_tools, to_messages
+from extproc.api.template_variables import template_variables
 
 _input = msgspec.json.Decoder(str | list[dict[str, msgspec.Raw]])
 _items = msgspec.json.Decoder(str | list[dict[str, Any]])
 _tools = msgspec.json.Decoder(list[dict[str, Any]] | None)
-_kwargs = msgspec.json.Decoder(dict[str, Any] | None)
 
 
 class Reasoning(msgspec.Struct, frozen=True):
@@ -29,7 +30,9 @@ class ResponsesRequest(RequestBody, frozen=True, kw_only=True):
     tool_choice: msgspec.Raw = NULL
     reasoning: Reasoning | None = None
     previous_response_id: str | None = None
+    prompt: msgspec.Raw = NULL
     chat_template_kwargs: msgspec.Raw = NULL
+    kv_transfer_params: msgspec.Raw = NULL
 
     def validate(self) -> None:
         """Check the input."""
@@ -37,44 +40,49 @@ class ResponsesRequest(RequestBody, frozen=True, kw_only=True):
 
     def prompt_parts(self) -> tuple[bytes, ...] | None:
         """The instructions, the items and the tools; what an earlier response said is known to the engine alone."""
-        if self.previous_response_id is not None:
+        if not self._is_known():
             return None
-        effort = self.reasoning.effort if self.reasoning else None
         return (
             b"responses",
-            (self.instructions or "").encode(errors="surrogatepass"),
+            (self.instructions or "").encode(),
             bytes(self.input),
             bytes(self.tools),
             bytes(self.chat_template_kwargs),
-            f"{self._tool_choice_none()} {effort or ''}".encode(errors="surrogatepass"),
+            optional(self._effort()),
+            bytes((forbids_tools(self.tool_choice),)),
         )
 
     def prompt_input(self) -> PromptInput | None:
-        """The items as chat messages; None when one of them, or a tool, is of a kind that is not known here."""
-        if self.previous_response_id is not None:
+        """The items as chat messages; None when one of them is of a kind that is not known here."""
+        variables = template_variables(self.chat_template_kwargs, effort=self._effort()) if self._is_known() else None
+        if variables is None:
             return None
         items = decode_field(_items, self.input, "input")
         messages = to_messages(self.instructions, items)
-        tools = function_tools(decode_field(_tools, self.tools, "tools"))
-        if messages is None or tools is None:
+        if messages is None:
             return None
-        kwargs = decode_field(_kwargs, self.chat_template_kwargs, "chat_template_kwargs") or {}
-        effort = self.reasoning.effort if self.reasoning else None
-        if effort is not None:
-            kwargs.setdefault("enable_thinking", effort != "none")
-            kwargs["reasoning_effort"] = effort
         continues = continues_last_item(items)
         return ChatInput(
             messages=messages,
-            tools=tools or None,
+            tools=function_tools(decode_field(_tools, self.tools, "tools")),
+            documents=variables.documents,
             add_generation_prompt=not continues,
             continue_final_message=continues,
-            kwargs=kwargs,
-            tool_choice_none=self._tool_choice_none(),
+            # Unlike for other chats, vLLM lets the tokenizer add its special tokens to what the template wrote.
+            add_special_tokens=True,
+            kwargs=variables.kwargs,
+            tool_choice_none=forbids_tools(self.tool_choice),
         )
 
-    def _tool_choice_none(self) -> bool:
-        return bytes(self.tool_choice) == b'"none"'
+    def _is_known(self) -> bool:
+        return (
+            self.previous_response_id is None
+            and not is_given(self.prompt)
+            and not has_forwarded_ids(self.kv_transfer_params)
+        )
+
+    def _effort(self) -> str | None:
+        return None if self.reasoning is None else self.reasoning.effort
 
 
 decoder = msgspec.json.Decoder(ResponsesRequest)

@@ -1,5 +1,6 @@
 """What the bodies of all API families come to: a list of messages, texts, or token ids."""
 
+from array import array
 from typing import Any, TypeAlias
 
 import msgspec
@@ -12,8 +13,9 @@ class ChatInput(msgspec.Struct, frozen=True, kw_only=True):
     """A list of messages, as OpenAI's chat completions have it, and what else a chat template is given.
 
     ``messages`` are plain JSON values, of which nothing is checked yet. ``chat_template`` is one that the request
-    brings along. ``kwargs`` are variables for the template. ``inline_system`` says that a message with the role
-    `system` may stand anywhere, and is to be moved to the beginning for a template that does not take it elsewhere.
+    brings along. ``kwargs`` are variables for the template, merged from all that the request says.
+    ``inline_system`` says that a message with the role `system` may stand anywhere, and is to be moved to the
+    beginning for a template that does not take it elsewhere.
     """
 
     messages: list[Any]
@@ -47,6 +49,7 @@ PromptInput: TypeAlias = ChatInput | TextInput | TokenInput
 def to_ids(values: list[int]) -> Ids:
     """Return whole numbers from 0 to 2**32 - 1 as an array; raises ``ValueError`` on others."""
     try:
-        return np.array(values, dtype=np.uint32)
+        # By way of the standard library's array, which takes a third of the time.
+        return np.frombuffer(array("I", values), dtype=np.uint32)
     except OverflowError as error:
         raise ValueError("a token id is a whole number from 0 to 4,294,967,295") from error

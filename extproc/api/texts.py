@@ -1,5 +1,6 @@
 """Prompts that are a text, texts, token ids or lists of token ids."""
 
+import re
 from typing import Any, TypeAlias
 
 import msgspec
@@ -10,7 +11,7 @@ from extproc.errors import InvalidRequest
 
 Texts: TypeAlias = str | list[str | int | list[int]] | None
 
-_HEAD_BYTES = 64
+_NUMBERS = re.compile(rb"\[\s*(\[\s*)?[-0-9]")
 
 _texts = msgspec.json.Decoder(Texts)
 _ids = msgspec.json.Decoder(list[int])
@@ -22,14 +23,17 @@ def check_texts(raw: msgspec.Raw, field: str) -> None:
     decode_field(_texts, raw, field)
 
 
+def texts_parts(raw: msgspec.Raw, *, add_special_tokens: bool) -> tuple[bytes, ...]:
+    """Return what identifies the prompts of a field, for :meth:`RequestBody.prompt_parts`."""
+    return b"texts", bytes(raw), bytes((add_special_tokens,))
+
+
 def decode_texts(raw: msgspec.Raw, field: str, *, add_special_tokens: bool) -> PromptInput | None:
     """Return the prompts of a field; None when it is null. Raises :class:`InvalidRequest`."""
-    # The first byte that matters tells lists of numbers apart, which are read without making a choice for each number.
-    start = bytes(memoryview(raw)[:_HEAD_BYTES]).lstrip()
-    head = start.lstrip(b" \t\r\n[")[:1] if start[:1] == b"[" else b""
-    if head and head in b"-0123456789":
-        nested = start[1:].lstrip()[:1] == b"["
-        lists: list[list[int]] = decode_field(_id_lists, raw, field) if nested else [decode_field(_ids, raw, field)]
+    # Lists that begin with a number are read without making a choice for every entry.
+    numbers = _NUMBERS.match(memoryview(raw))
+    if numbers is not None:
+        lists = decode_field(_id_lists, raw, field) if numbers[1] else [decode_field(_ids, raw, field)]
         return TokenInput(tuple(_to_ids(ids, field) for ids in lists))
     value = decode_field(_texts, raw, field)
     if value is None:
@@ -44,9 +48,7 @@ def _from_value(value: Any, field: str, *, add_special_tokens: bool) -> PromptIn
         return TextInput(tuple(value), add_special_tokens)
     if all(isinstance(entry, list) for entry in value):
         return TokenInput(tuple(_to_ids(ids, field) for ids in value))
-    if all(isinstance(entry, int) for entry in value):
-        return TokenInput((_to_ids(value, field),))
-    raise InvalidRequest("A list of prompts has texts, or lists of token ids, and not both.", param=field)
+    raise InvalidRequest("A list has texts, token ids, or lists of token ids, and only one of these.", param=field)
 
 
 def _to_ids(values: list[int], field: str) -> Any:  # noqa: ANN401 - an array of ids

@@ -1,10 +1,12 @@
 """The tools of a request, in the form in which vLLM gives them to a chat template."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from extproc.api.body import decode_field
+from extproc.errors import InvalidRequest
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -46,6 +48,14 @@ _tools = msgspec.json.Decoder(list[Tool] | None)
 
 
 def decode_tools(raw: msgspec.Raw) -> list[dict[str, Any]] | None:
-    """Return the tools of a chat request; raises :class:`~extproc.errors.InvalidRequest`."""
+    """Return the tools of a chat request; raises :class:`InvalidRequest`."""
     tools = decode_field(_tools, raw, "tools")
     return None if tools is None else [tool.function.as_tool(defer_loading=tool.defer_loading) for tool in tools]
+
+
+def flat_tools(tools: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return functions whose fields stand in the tool itself; raises :class:`InvalidRequest`."""
+    try:
+        return [msgspec.convert(tool, Function).as_tool() for tool in tools]
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"A tool is not of the right shape: {error}", param="tools") from error

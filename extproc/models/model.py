@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -19,7 +19,7 @@ from extproc.index.block_hash import Ids, block_hashes, root_hash
 from extproc.models.files import ModelFiles, read_files
 from extproc.models.templates import ModelTemplates
 from extproc.prompt.conversation import Conversation, to_conversation
-from extproc.shm.token_rows import Words
+from extproc.shm.token_rows import Key
 from extproc.shm.token_store import TokenStore
 from extproc.tokens.backend import Backend, choose_backend
 from extproc.tokens.boundaries import MAX_BOUNDARY_TOKENS, Boundaries, safe_tokens
@@ -32,6 +32,14 @@ _NOT_IDENTITY = ("aliases", "lora_adapters", "allow_download", "source", "revisi
 """Settings of a model that do not change what its prompts become; the content of its files has a hash of its own."""
 
 _NO_IDS: Ids = np.empty(0, dtype=np.uint32)
+
+
+class WholeKey(NamedTuple):
+    """What a whole prompt is known by at level 0; ``moment`` is what of the present it contains."""
+
+    namespace: Namespace
+    key: Key
+    moment: bytes
 
 
 class Model:
@@ -52,7 +60,9 @@ class Model:
         self.templates = templates
         self._tokenizer = tokenizer
         self._store = store
+        self._surrounds = bool(len(tokenizer.before) + len(tokenizer.after))
         self._system_first = templates.wants_system_first
+        self._timeless = templates.timeless
         self._default_kwargs: dict[str, Any] = json.loads(spec.default_chat_template_kwargs or "{}")
         settings = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_IDENTITY}
         self._identity = (json.dumps(settings).encode(), files.revision, backend.encoder.name.encode())
@@ -68,39 +78,59 @@ class Model:
         """Whether level 1 of the cache is on."""
         return bool(self.cache.boundaries.tokens)
 
-    def recall(self, body: RequestBody, adapter: str, parts: Sequence[bytes]) -> PromptTokens | None:
-        """Return the prompt when it is known by ``parts``, the body's :meth:`~RequestBody.prompt_parts`."""
-        namespace = self.namespace(adapter=adapter, cache_salt=body.cache_salt or "")
-        key = self._whole_key(parts, namespace)
-        return None if key is None else self.cache.find(key, namespace)
+    def whole_key(self, body: RequestBody, adapter: str, parts: Sequence[bytes]) -> "WholeKey | None":
+        """Return the level 0 key of a body's prompt, without looking into it; None when it cannot have one.
 
-    def prepare(self, body: RequestBody, adapter: str, parts: Sequence[bytes]) -> "list[Encoding | PromptTokens]":
+        ``parts`` are the body's :meth:`~extproc.api.body.RequestBody.prompt_parts`.
+        """
+        if self._store is None:
+            return None
+        moment = self._moment()
+        if moment is None:
+            return None
+        namespace = self.namespace(adapter=adapter, cache_salt=body.cache_salt or "")
+        return WholeKey(namespace, self.cache.key_of((moment, *parts), namespace), moment)
+
+    def recall(self, key: "WholeKey") -> PromptTokens | None:
+        """Return the prompt with a level 0 key, if it is known."""
+        return self.cache.find(key.key, key.namespace)
+
+    def prepare(self, body: RequestBody, adapter: str, key: "WholeKey | None") -> "list[Encoding | PromptTokens]":
         """Return the prompts of a body, each known or on its way; raises :class:`InvalidRequest`."""
         salt = body.cache_salt or ""
         prompt = body.prompt_input()
-        if prompt is None:
-            return []
         if isinstance(prompt, ChatInput):
             text, conversation = self.render(prompt)
-            namespace = self.namespace(
-                adapter=adapter, cache_salt=salt, media=conversation.media, special=prompt.add_special_tokens
-            )
-            # Images set the root of the block hashes, which the cache does not keep.
-            key = (
-                None if conversation.media else self._whole_key(parts, self.namespace(adapter=adapter, cache_salt=salt))
-            )
-            return [self._begin(text, namespace, key, special=prompt.add_special_tokens, exact=conversation.exact)]
-        namespace = self.namespace(adapter=adapter, cache_salt=salt, special=False)
+            special, exact, media = prompt.add_special_tokens, conversation.exact, conversation.media
+            namespace = self.namespace(adapter=adapter, cache_salt=salt, media=media, special=special)
+            own_template = prompt.chat_template is not None
+            if media or own_template or (key is not None and key.moment != self._moment()):
+                # Media set the root of the block hashes, which the cache does not keep; and a template may have written
+                # another time than that of the key, as one of the request's own always may.
+                key = None
+            return [self._begin(text, namespace, key, special=special, exact=exact)]
         if isinstance(prompt, TextInput):
             special = prompt.add_special_tokens
             namespace = self.namespace(adapter=adapter, cache_salt=salt, special=special)
-            key = (
-                None
-                if len(prompt.texts) > 1
-                else self._whole_key(parts, self.namespace(adapter=adapter, cache_salt=salt))
-            )
-            return [self._begin(text, namespace, key, special=special) for text in prompt.texts]
-        return [self._given(ids, namespace) for ids in prompt.prompts]
+            only = key if len(prompt.texts) == 1 else None
+            return [self._begin(text, namespace, only, special=special) for text in prompt.texts]
+        namespace = self.namespace(adapter=adapter, cache_salt=salt)
+        return [self._given(ids, namespace) for ids in prompt.prompts] if prompt is not None else []
+
+    def truncated(self, tokens: PromptTokens, body: RequestBody) -> PromptTokens:
+        """Cut a prompt as vLLM does for ``truncate_prompt_tokens``.
+
+        A negative limit stands for the longest prompt that the engine takes, which is not known here, and cuts nothing.
+        """
+        limit = body.truncate_prompt_tokens
+        if limit is None or limit < 0 or limit >= len(tokens.ids):
+            return tokens
+        side = body.truncation_side or body.default_truncation_side
+        ids = tokens.ids[:limit] if side == "right" else tokens.ids[len(tokens.ids) - limit :]
+        hashes = block_hashes(ids, block_size=tokens.block_size, before=tokens.root)
+        # Where no side is named vLLM lets the tokenizer cut, which then keeps the tokens that surround a text.
+        exact = tokens.exact and (body.truncation_side is not None or not self._surrounds)
+        return tokens._replace(ids=ids, block_hashes=hashes, exact=exact)
 
     def render(self, prompt: ChatInput) -> tuple[str, Conversation]:
         """Return the text of a message list and the messages as the template got them."""
@@ -159,20 +189,21 @@ class Model:
             candidates, added=added, normalizes=self._tokenizer.normalizes, encoder=self.backend.encoder
         )[:MAX_BOUNDARY_TOKENS]
 
-    def _whole_key(self, parts: Sequence[bytes], namespace: Namespace) -> Words | None:
-        if self._store is None:
-            return None
+    def _moment(self) -> bytes | None:
+        """Return what templates write of the present moment; None when that cannot be told."""
+        if self._timeless:
+            return b""
         volatile = self.templates.volatile(datetime.now().astimezone())
-        return None if volatile is None else self.cache.key_of((volatile.encode(), *parts), namespace)
+        return None if volatile is None else volatile.encode()
 
     def _begin(
-        self, text: str, namespace: Namespace, key: Words | None, *, special: bool, exact: bool = True
+        self, text: str, namespace: Namespace, key: WholeKey | None, *, special: bool, exact: bool = True
     ) -> "Encoding | PromptTokens":
         try:
             encoding = self.cache.begin(
                 text,
                 namespace,
-                key=key,
+                key=None if key is None else key.key,
                 before=self._tokenizer.before if special else _NO_IDS,
                 after=self._tokenizer.after if special else _NO_IDS,
                 exact=exact,
@@ -186,31 +217,23 @@ class Model:
         return PromptTokens(ids, hashes, namespace.block_size, namespace.root, "given")
 
 
-def truncated(tokens: PromptTokens, limit: int | None, side: Literal["left", "right"] | None) -> PromptTokens:
-    """Cut a prompt as the engine does for ``truncate_prompt_tokens``.
-
-    A negative limit stands for the longest prompt that the engine takes, which is not known here, and cuts nothing.
-    """
-    if limit is None or limit < 0 or limit >= len(tokens.ids):
-        return tokens
-    ids = tokens.ids[len(tokens.ids) - limit :] if side == "left" else tokens.ids[:limit]
-    hashes = block_hashes(ids, block_size=tokens.block_size, before=tokens.root)
-    return tokens._replace(ids=ids, block_hashes=hashes)
-
-
 def load_model(
     spec: ModelSpec, *, source: Path, wanted: Literal["auto", "tokenizers"], store: TokenStore | None
 ) -> Model:
     """Read, check and try a model; takes up to seconds. Raises :class:`ModelUnusable` naming the file at fault."""
     files = read_files(source, spec)
+    vocabulary = _vocabulary(files, spec)
     try:
         tokenizer = build(
-            _vocabulary(files, spec),
+            vocabulary,
             config=files.config,
             special_tokens=files.special_tokens,
             added_tokens=files.added_tokens,
+            model_type=files.model_type,
+            is_tiktoken=files.tokenizer.suffix != ".json",
         )
-    except ValueError as error:
+    except Exception as error:
+        # Whatever the values of a wrong type lead to.
         raise ModelUnusable(f"{files.tokenizer.parent / 'tokenizer_config.json'}: {error}") from error
     try:
         templates = ModelTemplates(
@@ -218,14 +241,17 @@ def load_model(
         )
     except ModelUnusable as error:
         raise ModelUnusable(f"{files.tokenizer.parent}: {error}") from error
-    return Model(
-        spec=spec,
-        files=files,
-        tokenizer=tokenizer,
-        backend=choose_backend(tokenizer, wanted),
-        templates=templates,
-        store=store,
-    )
+    try:
+        return Model(
+            spec=spec,
+            files=files,
+            tokenizer=tokenizer,
+            backend=choose_backend(tokenizer, wanted),
+            templates=templates,
+            store=store,
+        )
+    except Exception as error:
+        raise ModelUnusable(f"{files.tokenizer}: fails when it is tried: {error}") from error
 
 
 def _vocabulary(files: ModelFiles, spec: ModelSpec) -> Tokenizer:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from extproc.api.body import RequestBody
 from extproc.config.tokens import TokensSettings
 from extproc.errors import Refusal
-from extproc.models.model import Model, truncated
+from extproc.models.model import Model, WholeKey
 from extproc.models.shelf import ModelShelf
 from extproc.models.tallies import ModelTallies
 from extproc.telemetry.metrics import Metrics, TokenMetrics
@@ -90,9 +90,7 @@ class PromptReader:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, job: "_Job") -> "Prompts | asyncio.Future[Prompts]":
-        known = job.model.recall(job.body, job.adapter, job.parts)
-        if known is not None:
-            job.results = [known]
+        if job.recall():
             return self._finished(job)
         if sum(map(len, job.parts)) > LONG_BODY_BYTES:
             return self._later(job)
@@ -146,6 +144,8 @@ class PromptReader:
 
     def _finished(self, job: "_Job") -> Prompts:
         """Count a job that is complete and return its prompts."""
+        if not job.results:
+            return self._without("prompt_unknown")
         name = job.model.spec.name
         if job.encoded_bytes >= _LEARNED_FROM_BYTES:
             rate = job.encode_secs / job.encoded_bytes
@@ -163,10 +163,9 @@ class PromptReader:
         ):
             self._verify(job)
         self._metrics.tokenize_seconds.observe(perf_counter() - job.started)
-        limit = job.body.truncate_prompt_tokens
-        if limit is None:
+        if job.body.truncate_prompt_tokens is None:
             return tuple(job.results)
-        return tuple([truncated(tokens, limit, job.body.truncation_side) for tokens in job.results])
+        return tuple([job.model.truncated(tokens, job.body) for tokens in job.results])
 
     def _verify(self, job: "_Job") -> None:
         """Encode the prompts of a job without the cache, in the background, and compare."""
@@ -197,7 +196,7 @@ class _Job:
     """The prompts of one request on their way; what a thread does to it, it does alone."""
 
     __slots__ = (
-        "adapter", "body", "encode_secs", "encoded_bytes", "model", "parts", "prompts", "results", "started",
+        "adapter", "body", "encode_secs", "encoded_bytes", "key", "model", "parts", "prompts", "results", "started",
     )  # fmt: skip
 
     def __init__(self, model: Model, adapter: str, body: RequestBody, parts: tuple[bytes, ...], started: float) -> None:
@@ -205,15 +204,25 @@ class _Job:
         self.adapter = adapter
         self.body = body
         self.parts = parts
+        self.key: WholeKey | None = None
         self.started = started
         self.prompts: list[Encoding | PromptTokens] | None = None
         self.results: list[PromptTokens] = []
         self.encoded_bytes = 0
         self.encode_secs = 0.0
 
+    def recall(self) -> bool:
+        """Look up the prompt as a whole; whether it was known."""
+        self.key = self.model.whole_key(self.body, self.adapter, self.parts)
+        known = None if self.key is None else self.model.recall(self.key)
+        if known is None:
+            return False
+        self.results.append(known)
+        return True
+
     def prepare(self) -> None:
         """Decode, render, and look up what is known."""
-        self.prompts = self.model.prepare(self.body, self.adapter, self.parts)
+        self.prompts = self.model.prepare(self.body, self.adapter, self.key)
 
     def bytes_to_encode(self) -> int:
         """Return the size of what is not known, in characters."""

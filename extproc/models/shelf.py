@@ -95,7 +95,8 @@ class ModelShelf:
         return entry.seen not in ((), entry.loaded) and entry.seen == last
 
     def _load(self, entry: _Entry, spec: ModelSpec) -> None:
-        entry.spec = spec
+        # Until it is found, it is looked for anew: what was there may be gone, and the settings may name another place.
+        entry.spec, entry.source = spec, None
         try:
             source = find_source(spec)
             entry.loaded = entry.seen = stamp_of(source, spec)

@@ -10,7 +10,8 @@ PACKAGE_PREFIX = "package:"
 TIKTOKEN_SUFFIXES = (".tiktoken", "tiktoken.model")
 TOKENIZER_FILE = "tokenizer.json"
 _HUB_FILES = (
-    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json",
+    TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json",
+    "generation_config.json",
     "*.tiktoken", "tiktoken.model", "*.jinja", "additional_chat_templates/*.jinja",
 )  # fmt: skip
 
@@ -27,8 +28,13 @@ def find_source(spec: ModelSpec) -> Path:
         if found is None:
             raise ModelUnusable(f"{source}: no such package is installed, or none of its files is a tokenizer")
         return found
-    path = Path(source).expanduser()
-    if path.exists():
+    try:
+        path = Path(source).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:
+        # Too long a name, or the home directory of nobody.
+        raise ModelUnusable(f"{source}: cannot be looked for: {error}") from error
+    if exists:
         return path
     if path.is_absolute() or source.startswith((".", "~")) or source.endswith(TIKTOKEN_SUFFIXES):
         raise ModelUnusable(f"{path}: no such file or directory")

@@ -1,7 +1,7 @@
 """The chat templates of one model: which one a request gets, and which added tokens they write."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from extproc.errors import InvalidRequest, ModelUnusable
@@ -44,7 +44,9 @@ class ModelTemplates:
     ) -> None:
         self._special_tokens = special_tokens
         self._given_format = content_format
-        self._templates = {name: self._compiled(name, source) for name, source in sources.items()}
+        self._templates: dict[str, ChatTemplate] = {
+            name: self._compiled(name, source) for name, source in sources.items()
+        }
 
     def __bool__(self) -> bool:
         return bool(self._templates)
@@ -67,6 +69,12 @@ class ModelTemplates:
     def format_of(self, template: ChatTemplate) -> Literal["string", "openai"]:
         """Return how the template takes the content of messages."""
         return template.content_format if self._given_format == "auto" else self._given_format
+
+    @property
+    def timeless(self) -> bool:
+        """Whether what the templates write depends on what they are given alone."""
+        moment = datetime.fromtimestamp(0, tz=UTC)
+        return all(template.volatile(moment) == "" for template in self._templates.values())
 
     def volatile(self, now: datetime) -> str | None:
         """Return what of the present moment the templates write; None when that cannot be told."""

@@ -1,6 +1,7 @@
 """A router process: builds its objects, serves until it is told to stop, drains."""
 
 import asyncio
+import gc
 import random
 import socket
 
@@ -155,6 +156,8 @@ async def _serve(boot: ChildBoot) -> int:
             router.fleet.refresh()
             await asyncio.sleep(FLEET_POLL_SECS)
         await asyncio.to_thread(router.shelf.update, router.fleet.models)
+        # What is loaded by now lives as long as the process: the collector need not look at it again and again.
+        gc.freeze()
         chores = (
             spawn(router.keep_house(), name="housekeeping", eternal=True),
             spawn(router.follow_models(), name="models", eternal=True),

@@ -14,6 +14,8 @@ are written to one place at the same time one is lost, or both. That costs a mis
 points to is validated in turn.
 """
 
+import struct
+from collections.abc import Sequence
 from time import monotonic_ns
 from typing import NamedTuple
 
@@ -21,16 +23,23 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from extproc.shm.layout import WORD_BYTES
+
 ROW_WORDS = 8
 ROW_BYTES = 64
 WAYS = 4
 PLACE_UNIT = 64
 
+_SET_WORDS = WAYS * ROW_WORDS
 _KEY_A, _KEY_B, _CLAIM, _PLACE, _SIZE, _CHECK, _LAST_USED = range(7)
-_CHECKED_BYTES = 40
+_CHECKED = struct.Struct("=5Q")
+_ROW = struct.Struct("=8Q")
 _LOW = 0xFFFF_FFFF
 
 Words = npt.NDArray[np.uint64]
+
+
+Key = tuple[int, int]
 
 
 class Row(NamedTuple):
@@ -56,85 +65,74 @@ class RowTable:
     """The table over ``memory``; ``claims`` are the claims of the chunks now in force."""
 
     def __init__(self, *, memory: memoryview, claims: Words) -> None:
-        self._rows = np.frombuffer(memory, dtype=np.uint64)
-        self._sets = len(self._rows) // (ROW_WORDS * WAYS)
+        self._memory = memory
+        self._words = memory.cast("Q")
+        self._sets = len(self._words) // _SET_WORDS
         assert self._sets & (self._sets - 1) == 0, "the number of sets is a power of two"
-        self._table = self._rows.reshape(self._sets, WAYS, ROW_WORDS)
-        self._mask = np.uint64(self._sets - 1)
+        self._table = np.frombuffer(memory, dtype=np.uint64).reshape(self._sets, WAYS, ROW_WORDS)
         self._claims = claims
-
-    def find_last(self, keys: Words) -> tuple[int, Row | None, npt.NDArray[np.bool_]]:
-        """Look ``keys`` up, shape (n, 2); return the last one that is there, its row, and which seem to be there.
-
-        The index is -1 and the row None when none is.
-        """
-        sets = (keys[:, 0] & self._mask).astype(np.intp)
-        table = self._table[sets]
-        indices, ways = np.nonzero((table[:, :, _KEY_A] == keys[:, :1]) & (table[:, :, _KEY_B] == keys[:, 1:]))
-        seen = np.zeros(len(keys), dtype=np.bool_)
-        if not len(indices):
-            return -1, None, seen
-        rows = table[indices, ways]
-        in_force = self._in_force(rows)
-        seen[indices] = in_force
-        for at in np.flatnonzero(in_force)[::-1].tolist():
-            words = rows[at].tolist()
-            if xxhash.xxh3_64_intdigest(rows[at, :_CHECK].data) == words[_CHECK]:
-                self._table[sets[indices[at]], ways[at], _LAST_USED] = monotonic_ns()
-                tokens, size = words[_SIZE] >> 32, words[_SIZE] & _LOW
-                return int(indices[at]), Row(words[_CLAIM], words[_PLACE], tokens, size), seen
-        return -1, None, seen
-
-    def put(self, keys: Words, *, claim: int, place: int, tokens: npt.NDArray[np.int64], sizes: list[int]) -> None:
-        """Store that the prefix with ``keys[i]``, of ``sizes[i]`` bytes, is the first ``tokens[i]`` ids of a place."""
-        count = len(keys)
-        rows = np.zeros((count, ROW_WORDS), dtype=np.uint64)
-        rows[:, :2] = keys
-        rows[:, _CLAIM] = claim
-        rows[:, _PLACE] = place
-        rows[:, _SIZE] = (tokens << 32) | np.array(sizes, dtype=np.int64)
-        rows[:, _LAST_USED] = monotonic_ns()
-        memory = rows.data.cast("B")
-        rows[:, _CHECK] = [
-            xxhash.xxh3_64_intdigest(memory[start : start + _CHECKED_BYTES])
-            for start in range(0, count * ROW_BYTES, ROW_BYTES)
-        ]
-        sets = (keys[:, 0] & self._mask).astype(np.intp)
-        self._write(rows, sets)
+        self._claim_of = claims.data
 
     @property
     def capacity(self) -> int:
         """How many rows there are."""
         return self._sets * WAYS
 
+    def find(self, key: Key) -> Row | None:
+        """Return the row of a key, or None when there is none that is whole and points to something."""
+        base = (key[0] & (self._sets - 1)) * _SET_WORDS
+        words = self._words[base : base + _SET_WORDS].tolist()
+        for way in range(0, _SET_WORDS, ROW_WORDS):
+            if words[way] == key[0] and words[way + 1] == key[1]:
+                checked = words[way : way + _CHECK]
+                _, _, claim, place, size = checked
+                if _check(checked) == words[way + _CHECK] and self._in_force(claim, place):
+                    self._words[base + way + _LAST_USED] = monotonic_ns()
+                    return Row(claim, place, size >> 32, size & _LOW)
+        return None
+
+    def present(self, keys: Words) -> npt.NDArray[np.bool_]:
+        """Return which of ``keys``, shape (n, 2), seem to be there; cheaper for many than looking each up."""
+        table = self._table[(keys[:, 0] & np.uint64(self._sets - 1)).astype(np.intp)]
+        same = (table[:, :, _KEY_A] == keys[:, :1]) & (table[:, :, _KEY_B] == keys[:, 1:])
+        there: npt.NDArray[np.bool_] = (same & self._are_in_force(table)).any(axis=1)
+        return there
+
+    def put(self, key: Key, row: Row) -> None:
+        """Store a row in place of the one with the same key, else of the one used least recently."""
+        base = (key[0] & (self._sets - 1)) * _SET_WORDS
+        words = self._words[base : base + _SET_WORDS].tolist()
+        ages = words[_LAST_USED::ROW_WORDS]
+        way = ages.index(min(ages))
+        if key[0] in words:
+            for same in range(WAYS):
+                if words[same * ROW_WORDS] == key[0] and words[same * ROW_WORDS + 1] == key[1]:
+                    way = same
+        checked = (*key, row.claim, row.place, row.tokens << 32 | row.bytes)
+        start = (base + way * ROW_WORDS) * WORD_BYTES
+        self._memory[start : start + ROW_BYTES] = _ROW.pack(*checked, _check(checked), monotonic_ns(), 0)
+
     def clear(self) -> None:
         """Forget every row."""
-        self._rows[:] = 0
+        self._table[:] = 0
 
     def count(self) -> int:
         """How many rows point to something that is still there. Reads the whole table."""
-        return int(self._in_force(self._table).sum())
+        return int(self._are_in_force(self._table).sum())
 
-    def _in_force(self, table: Words) -> npt.NDArray[np.bool_]:
-        """Whether each row's chunk still has the claim that the row knows."""
-        chunks = (table[..., _PLACE] >> np.uint64(32)).astype(np.intp)
+    def _in_force(self, claim: int, place: int) -> bool:
+        """Whether the chunk of a place still has the claim under which a row was written."""
+        chunk = place >> 32
         # A row that was torn may name a chunk that does not exist.
+        return claim != 0 and chunk < len(self._claims) and self._claim_of[chunk] == claim
+
+    def _are_in_force(self, table: Words) -> npt.NDArray[np.bool_]:
+        chunks = (table[..., _PLACE] >> np.uint64(32)).astype(np.intp)
         chunks[chunks >= len(self._claims)] = 0
         claims = table[..., _CLAIM]
         inside: npt.NDArray[np.bool_] = (claims != 0) & (self._claims[chunks] == claims)
         return inside
 
-    def _write(self, rows: Words, sets: npt.NDArray[np.intp]) -> None:
-        table = self._table[sets]
-        same = (table[:, :, _KEY_A] == rows[:, None, _KEY_A]) & (table[:, :, _KEY_B] == rows[:, None, _KEY_B])
-        # The row of the same key, else one that points nowhere, else the one used least recently.
-        age = np.where(self._in_force(table), table[:, :, _LAST_USED] + np.uint64(2), np.uint64(1))
-        ways = np.where(same, np.uint64(0), age).argmin(axis=1)
-        self._table[sets, ways] = rows
-        if len(sets) == 1:
-            return
-        _, firsts = np.unique(sets, return_index=True)
-        if len(firsts) < len(sets):
-            # Rows of one set chose their way without knowing of each other.
-            again = np.setdiff1d(np.arange(len(sets)), firsts)
-            self._write(rows[again], sets[again])
+
+def _check(words: Sequence[int]) -> int:
+    return xxhash.xxh3_64_intdigest(_CHECKED.pack(*words))

@@ -26,7 +26,9 @@ as it is written.
 """
 
 import os
-from typing import NamedTuple, Self
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +36,7 @@ import xxhash
 
 from extproc.shm.segment import Segment
 from extproc.shm.token_chunks import ENTRY_WORDS, ChunkTable
-from extproc.shm.token_rows import PLACE_UNIT, ROW_BYTES, WAYS, Row, RowTable, Words
+from extproc.shm.token_rows import PLACE_UNIT, ROW_BYTES, WAYS, Key, Row, RowTable, Words
 
 MIN_STORE_BYTES = 16 << 20
 MAX_DEPTH = 12
@@ -43,23 +45,54 @@ MAX_DEPTH = 12
 _HEADER_BYTES = 4096
 _SECRET_WORD = 2
 _REVOKED_WORDS = slice(8, 72)
-_EXTENT_HEADER_BYTES = 64
-_EXTENT_HEADER_WORDS = 8
+_HEAD = struct.Struct("=2Q")
+_CHECKED_HEAD = struct.Struct("=6Q")
+_EXTENT_HEADER_BYTES = _HEAD.size + _CHECKED_HEAD.size
 _WORD = 8
 _MIN_CHUNK_BYTES, _MAX_CHUNK_BYTES, _CHUNKS = 64 << 10, 1 << 20, 256
-_LOW = 0xFFFF_FFFF
+_FEW_KEYS = 8
+"""So many are looked up one by one: mostly all but the last turn of a conversation is known."""
 
+T = TypeVar("T", np.uint32, np.uint64)
 Ids = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
 
 
 class Prefix(NamedTuple):
-    """What is known of the start of a prompt; ``hashes`` are those of its whole blocks."""
+    """What is known of the start of a prompt: its ids and the hashes of its whole blocks, in pieces, in order."""
 
-    ids: Ids
-    hashes: Hashes
+    id_parts: list[Ids]
+    hash_parts: list[Hashes]
     row: Row
     depth: int
+
+    @property
+    def ids(self) -> Ids:
+        """All ids."""
+        return _joined(self.id_parts)
+
+    @property
+    def hashes(self) -> Hashes:
+        """All hashes."""
+        return _joined(self.hash_parts)
+
+    @property
+    def blocks(self) -> int:
+        """The number of hashes."""
+        return sum(map(len, self.hash_parts))
+
+    @property
+    def last_hash(self) -> int | None:
+        """The last hash, or None when there is none."""
+        return next((int(part[-1]) for part in reversed(self.hash_parts) if len(part)), None)
+
+
+def _extent_bytes(ids: int, hashes: int) -> int:
+    return _EXTENT_HEADER_BYTES + ((ids + 1) // 2 + hashes) * _WORD
+
+
+def _joined(parts: list[npt.NDArray[T]]) -> npt.NDArray[T]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 class StoreState(NamedTuple):
@@ -123,22 +156,22 @@ class TokenStore:
         """Seed of all keys, the same in all processes."""
         return self._header[_SECRET_WORD]
 
-    def find(self, keys: Words, *, block_size: int) -> tuple[int, Prefix | None, npt.NDArray[np.bool_]]:
-        """Return the last of ``keys``, shape (n, 2), that leads to a valid prefix, and that prefix; else -1 and None.
+    def find(self, key: Key, *, block_size: int) -> Prefix | None:
+        """Return the prefix that ``key`` leads to, or None when there is none that is whole and valid."""
+        row = self._rows.find(key)
+        return None if row is None else self._read(row, block_size)
 
-        The third value says which of the keys seem to be there.
-        """
-        end = len(keys)
-        seen = np.zeros(end, dtype=np.bool_)
-        while end:
-            index, row, seen[:end] = self._rows.find_last(keys[:end])
-            if row is None:
-                break
-            prefix = self._read(row, block_size)
+    def find_last(self, keys: Words, *, block_size: int) -> tuple[int, Prefix | None]:
+        """Return the last of ``keys``, shape (n, 2), that leads to a prefix, and that prefix; else -1 and None."""
+        for index, key in self._candidates(keys):
+            prefix = self.find(key, block_size=block_size)
             if prefix is not None:
-                return index, prefix, seen
-            end = index
-        return -1, None, seen
+                return index, prefix
+        return -1, None
+
+    def has(self, key: Key) -> bool:
+        """Whether there is a row for ``key``."""
+        return self._rows.find(key) is not None
 
     def put(
         self,
@@ -148,9 +181,9 @@ class TokenStore:
         ids: Ids,
         hashes: Hashes,
         block_size: int,
-        keys: Words,
-        tokens: npt.NDArray[np.int64],
-        sizes: list[int],
+        keys: Sequence[Key],
+        tokens: Sequence[int],
+        sizes: Sequence[int],
     ) -> None:
         """Store what follows ``parent``: its ids, the hashes of the blocks that end in them, and keys of prefixes.
 
@@ -173,10 +206,10 @@ class TokenStore:
             parent, depth, first, before = row._replace(tokens=taken + last), depth + 1, last, until
         self.link(row, keys=keys, tokens=tokens, sizes=sizes)
 
-    def link(self, row: Row, *, keys: Words, tokens: npt.NDArray[np.int64], sizes: list[int]) -> None:
+    def link(self, row: Row, *, keys: Sequence[Key], tokens: Sequence[int], sizes: Sequence[int]) -> None:
         """Store keys of prefixes of the prompt that ends with ``row``'s extent."""
-        if len(keys):
-            self._rows.put(keys, claim=row.claim, place=row.place, tokens=tokens, sizes=sizes)
+        for key, length, size in zip(keys, tokens, sizes, strict=True):
+            self._rows.put(key, Row(row.claim, row.place, length, size))
 
     def extent_tokens(self, block_size: int) -> int:
         """Return how many tokens fit into one extent at least."""
@@ -210,24 +243,30 @@ class TokenStore:
             evictions=self._chunks.evictions,
         )
 
+    def _candidates(self, keys: Words) -> Iterator[tuple[int, Key]]:
+        """Yield the keys that may be there with their indices, the last first."""
+        few = max(0, len(keys) - _FEW_KEYS)
+        for index, (first, second) in reversed(list(enumerate(keys[few:].tolist(), start=few))):
+            yield index, (first, second)
+        if few:
+            for index in np.flatnonzero(self._rows.present(keys[:few]))[::-1].tolist():
+                first, second = keys[index].tolist()
+                yield index, (first, second)
+
     def _append(self, parent: Row | None, depth: int, ids: Ids, hashes: Hashes) -> Row | None:
-        body_words = (len(ids) + 1) // 2 + len(hashes)
-        size = _EXTENT_HEADER_BYTES + body_words * _WORD
-        padded = -(-size // PLACE_UNIT) * PLACE_UNIT
-        allocated = self._chunks.allocate(padded)
+        size = _extent_bytes(len(ids), len(hashes))
+        allocated = self._chunks.allocate(-(-size // PLACE_UNIT) * PLACE_UNIT)
         if allocated is None:
             return None
         chunk, claim, offset = allocated
-        extent = np.zeros(_EXTENT_HEADER_WORDS + body_words, dtype=np.uint64)
         place, parent_claim, taken = (parent.place, parent.claim, parent.tokens) if parent else (0, 0, 0)
-        extent[:_EXTENT_HEADER_WORDS] = claim, 0, len(ids), len(hashes), place, parent_claim, taken, depth
-        extent[_EXTENT_HEADER_WORDS:].view(np.uint32)[: len(ids)] = ids
-        if len(hashes):
-            extent[-len(hashes) :] = hashes
-        content = extent.data.cast("B")
-        extent[1] = xxhash.xxh3_64_intdigest(content[2 * _WORD :], seed=claim)
+        head = _CHECKED_HEAD.pack(len(ids), len(hashes), place, parent_claim, taken, depth)
+        padding = b"" if len(ids) % 2 == 0 else b"\0\0\0\0"
+        checked = b"".join((head, ids.tobytes(), padding, hashes.tobytes()))
         start = chunk * self._chunk_bytes + offset
-        self._chunks_memory[start : start + size] = content
+        self._chunks_memory[start : start + size] = (
+            _HEAD.pack(claim, xxhash.xxh3_64_intdigest(checked, seed=claim)) + checked
+        )
         return Row(claim, chunk << 32 | offset // PLACE_UNIT, taken + len(ids), 0)
 
     def _read(self, row: Row, block_size: int) -> Prefix | None:
@@ -252,9 +291,7 @@ class TokenStore:
             at = extent.parent
         if tip is None or wanted:
             return None
-        if len(ids) == 1:
-            return Prefix(ids[0], hashes[0], tip, depth)
-        return Prefix(np.concatenate(ids[::-1]), np.concatenate(hashes[::-1]), tip, depth)
+        return Prefix(ids[::-1], hashes[::-1], tip, depth)
 
     def _extent(self, at: Row) -> _Extent | None:
         chunk, offset = at.chunk, at.offset
@@ -263,7 +300,7 @@ class TokenStore:
         start = chunk * self._chunk_bytes + offset
         header = self._chunks_memory[start : start + _EXTENT_HEADER_BYTES].cast("Q").tolist()
         claim, _, id_count, hash_count = header[:4]
-        size = _EXTENT_HEADER_BYTES + ((id_count + 1) // 2 + hash_count) * _WORD
+        size = _extent_bytes(id_count, hash_count)
         if claim != at.claim or size > self._chunk_bytes - offset:
             return None
         # Copied first: what is checked and what is used must be the same bytes.

@@ -44,17 +44,18 @@ class Boundaries:
 
     def __init__(self, tokens: Sequence[AddedToken]) -> None:
         self.tokens = tuple(tokens)
-        # Expressions that start with the same two bytes make one: the regular expression engine then skips to it with
+        # Expressions that start with the same byte make one: the regular expression engine then skips to it with
         # memchr, and is some twenty times slower at alternatives without a common start.
         groups: dict[bytes, list[bytes]] = {}
         for token in tokens:
             content = token.content.encode()
-            groups.setdefault(content[:2], []).append(content)
+            groups.setdefault(content[:1], []).append(content)
         self._patterns = tuple(
             re.compile(b"|".join(re.escape(content) for content in sorted(group, key=len, reverse=True)))
             for group in groups.values()
         )
-        self._is_boundary = np.zeros(1 + max((token.id for token in tokens), default=0), dtype=np.bool_)
+        # Ids beyond the end are clipped to the last place, which is that of no token.
+        self._is_boundary = np.zeros(2 + max((token.id for token in tokens), default=0), dtype=np.bool_)
         self._is_boundary[[token.id for token in tokens]] = True
 
     def in_text(self, text: bytes) -> list[int]:
@@ -66,7 +67,7 @@ class Boundaries:
 
     def in_ids(self, ids: Ids) -> npt.NDArray[np.int64]:
         """Return the positions in ``ids`` that follow a boundary token, in order."""
-        return np.flatnonzero(self._is_boundary.take(ids, mode="clip") & (ids < len(self._is_boundary))) + 1
+        return self._is_boundary.take(ids, mode="clip").nonzero()[0] + 1
 
 
 def overlap(one: str, other: str) -> bool:
@@ -75,6 +76,11 @@ def overlap(one: str, other: str) -> bool:
         return True
     shorter = min(len(one), len(other))
     return any(one.endswith(other[:size]) or other.endswith(one[:size]) for size in range(1, shorter))
+
+
+def overlaps_itself(token: str) -> bool:
+    """Whether two matches of a token could share a part of a text."""
+    return any(token.endswith(token[:size]) for size in range(1, len(token)))
 
 
 def safe_tokens(
@@ -90,6 +96,7 @@ def safe_tokens(
         for token in candidates
         if not (token.lstrip or token.rstrip or token.single_word or (token.normalized and normalizes))
         and not any(overlap(token.content, other.content) for other in added if other is not token)
+        and not overlaps_itself(token.content)
     ]
     texts = list(probe_texts([token.content for token in added[:MAX_PROBED_TOKENS]], count=40))
     return [token for token in declared if _is_additive(token.content, texts, encoder)]

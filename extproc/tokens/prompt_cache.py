@@ -8,15 +8,15 @@ All keys are 128-bit hashes, seeded with the store's secret, that begin with the
 is the hash of its text, so one pass over a text gives the keys of all its prefixes.
 """
 
+import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import xxhash
 
 from extproc.index.block_hash import Hashes, Ids, block_hashes
-from extproc.shm.token_rows import Words
+from extproc.shm.token_rows import Key
 from extproc.shm.token_store import MAX_DEPTH, Prefix, TokenStore
 from extproc.tokens.boundaries import Boundaries
 from extproc.tokens.encoder import Encoder
@@ -26,10 +26,11 @@ MAX_KEPT_BOUNDARIES = 1024
 """Of more boundaries in one prompt, the first and the last become entries."""
 
 _LENGTH_BYTES = 8
+_SAMPLED_ENTRIES = 3
+_TWO_WORDS = struct.Struct("=2Q")
 # No UTF-8 text contains this byte, so no prefix of a text can have the key of a whole one.
 _WHOLE = b"\xff"
 _NO_IDS: Ids = np.empty(0, dtype=np.uint32)
-_NO_KEYS: Words = np.empty((0, 2), dtype=np.uint64)
 
 
 class Namespace(NamedTuple):
@@ -59,19 +60,20 @@ class PromptCache:
         self.mismatched_boundaries = 0
         """Prompts whose text and ids had different numbers of boundary tokens, so that their prefixes were not kept."""
 
-    def key_of(self, parts: Sequence[bytes], namespace: Namespace) -> Words:
+    def key_of(self, parts: Sequence[bytes], namespace: Namespace) -> Key:
         """Return the level 0 key of a prompt that is determined by ``parts``, without looking at its text."""
         digest = xxhash.xxh3_128(namespace.key, seed=self.store.secret if self.store else 0)
         for part in parts:
             digest.update(_WHOLE + len(part).to_bytes(_LENGTH_BYTES, "little"))
             digest.update(part)
-        return np.frombuffer(digest.digest(), dtype=np.uint64).reshape(1, 2)
+        first, second = _TWO_WORDS.unpack(digest.digest())
+        return first, second
 
-    def find(self, key: Words, namespace: Namespace) -> PromptTokens | None:
+    def find(self, key: Key, namespace: Namespace) -> PromptTokens | None:
         """Look up a level 0 key."""
         if self.store is None:
             return None
-        _, prefix, _ = self.store.find(key, block_size=namespace.block_size)
+        prefix = self.store.find(key, block_size=namespace.block_size)
         return None if prefix is None else _whole(prefix, namespace)
 
     def begin(
@@ -79,7 +81,7 @@ class PromptCache:
         text: str,
         namespace: Namespace,
         *,
-        key: Words | None = None,
+        key: Key | None = None,
         before: Ids = _NO_IDS,
         after: Ids = _NO_IDS,
         exact: bool = True,
@@ -89,14 +91,14 @@ class PromptCache:
         ``key`` is the prompt's key by other means, to be stored beside that of its text; ``before`` and ``after`` are
         ids that surround those of the text (a BOS). Raises ``UnicodeEncodeError`` on a text with lone surrogates.
         """
-        return Encoding(self, text, _Wanted(namespace, _NO_KEYS if key is None else key, before, after, exact))
+        return Encoding(self, text, _Wanted(namespace, () if key is None else (key,), before, after, exact))
 
 
 class _Wanted(NamedTuple):
     """What is asked of an encoding besides its text; see :meth:`PromptCache.begin`."""
 
     namespace: Namespace
-    key: Words
+    keys: tuple[Key, ...]
     before: Ids
     after: Ids
     exact: bool
@@ -110,7 +112,7 @@ class Encoding:
 
     def __init__(self, cache: PromptCache, text: str, wanted: _Wanted) -> None:
         self._cache = cache
-        self._namespace, self._key, self._before, self._after, self._exact = wanted
+        self._namespace, self._other_keys, self._before, self._after, self._exact = wanted
         self._data = data = text.encode()
         self._prefix: Prefix | None = None
         self._hit = -1
@@ -132,7 +134,7 @@ class Encoding:
         new = [rest, self._after] if len(self._after) else [rest]
         if prefix is not None:
             new_ids = rest if len(new) == 1 else np.concatenate(new)
-            ids = np.concatenate([prefix.ids, new_ids])
+            ids = np.concatenate([*prefix.id_parts, new_ids])
         else:
             new_ids = ids = np.concatenate([self._before, *new]) if len(new) + len(self._before) > 1 else rest
         new_hashes, hashes = self._hash(ids)
@@ -145,7 +147,7 @@ class Encoding:
             self._exact,
             text_bytes=len(self._data),
             reused_bytes=self.reused_bytes,
-            reused_tokens=0 if prefix is None else len(prefix.ids),
+            reused_tokens=0 if prefix is None else prefix.row.tokens,
         )
         if self._cache.store is not None:
             self._store(self._cache.store, tokens, rest, new_ids, new_hashes)
@@ -165,7 +167,8 @@ class Encoding:
         view = memoryview(data)
         digests = []
         at = 0
-        for offset in offsets if kept is None else [offsets[ordinal] for ordinal in kept]:
+        for ordinal in kept:
+            offset = offsets[ordinal]
             update(view[at:offset])
             digests.append(value())
             at = offset
@@ -173,86 +176,84 @@ class Encoding:
         update(_WHOLE)
         digests.append(value())
         self._keys = keys = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
-        found, prefix, self._seen = store.find(keys, block_size=self._namespace.block_size)
+        found, prefix = store.find_last(keys, block_size=self._namespace.block_size)
         if prefix is None:
             return
         if found == len(keys) - 1:
             self.known = _whole(prefix, self._namespace)._replace(exact=self._exact)
-            store.link(prefix.row, keys=self._key, tokens=_lengths(len(prefix.ids)), sizes=[len(data)])
+            others = len(self._other_keys)
+            store.link(
+                prefix.row, keys=self._other_keys, tokens=[prefix.row.tokens] * others, sizes=[len(data)] * others
+            )
             return
-        ordinal = found if kept is None else int(kept[found])
-        if prefix.row.bytes == offsets[ordinal]:
-            self._prefix, self._hit, self.reused_bytes = prefix, found, offsets[ordinal]
+        if prefix.row.bytes == offsets[kept[found]]:
+            self._prefix, self._hit, self.reused_bytes = prefix, found, prefix.row.bytes
 
     def _hash(self, ids: Ids) -> tuple[Hashes, Hashes]:
         """Return the hashes of the blocks that end in what is new, and those of all blocks."""
         namespace, prefix = self._namespace, self._prefix
-        known = 0 if prefix is None else len(prefix.hashes)
+        known = 0 if prefix is None else prefix.blocks
+        before = None if prefix is None else prefix.last_hash
         new = block_hashes(
             ids[known * namespace.block_size :],
             block_size=namespace.block_size,
-            before=int(prefix.hashes[-1]) if prefix is not None and known else namespace.root,
+            before=namespace.root if before is None else before,
             first_block=known,
         )
-        return new, new if prefix is None else np.concatenate([prefix.hashes, new])
+        return new, new if prefix is None else np.concatenate([*prefix.hash_parts, new])
 
     def _store(self, store: TokenStore, tokens: PromptTokens, rest: Ids, new_ids: Ids, new_hashes: Hashes) -> None:
         prefix, size, length = self._prefix, self._namespace.block_size, len(tokens.ids)
         first = self._hit + 1
         if prefix is not None and (
-            not self._seen[:first].all() or prefix.depth >= MAX_DEPTH + length // store.extent_tokens(size)
+            self._has_lost_entries(store) or prefix.depth >= MAX_DEPTH + length // store.extent_tokens(size)
         ):
             # Earlier boundaries have lost their entries, or there are too many ancestors: all of it is stored anew.
             prefix, first, new_ids, new_hashes = None, 0, tokens.ids, tokens.block_hashes
             rest = new_ids[len(self._before) : length - len(self._after)]
         positions = self._tokens_at(rest, first, length - len(self._after) - len(rest))
-        keys = self._keys[first:-1] if len(positions) else _NO_KEYS
-        sizes = [self._offset(index) for index in range(first, first + len(keys))]
-        whole = 1 + len(self._key)
+        keys = self._keys[first:-1].tolist() if positions else []
+        sizes = [self._offsets[ordinal] for ordinal in self._kept[first:]] if positions else []
+        whole = [*map(tuple, self._keys[-1:].tolist()), *self._other_keys]
         store.put(
             parent=None if prefix is None else prefix.row,
             depth=0 if prefix is None else prefix.depth + 1,
             ids=new_ids,
             hashes=new_hashes,
             block_size=size,
-            keys=np.concatenate([keys, self._keys[-1:], self._key]),
-            tokens=np.concatenate([positions, np.full(whole, length)]),
-            sizes=sizes + [len(self._data)] * whole,
+            keys=[*map(tuple, keys), *whole],
+            tokens=positions + [length] * len(whole),
+            sizes=sizes + [len(self._data)] * len(whole),
         )
 
-    def _tokens_at(self, rest: Ids, first: int, before: int) -> npt.NDArray[np.int64]:
+    def _tokens_at(self, rest: Ids, first: int, before: int) -> list[int]:
         """Return how many tokens lie before each kept boundary from the one with index ``first`` on.
 
         ``rest`` are the ids of the text from there on, and ``before`` lie before them. None when text and ids do not
         agree on the number of boundaries.
         """
-        passed = self._ordinal(first - 1) + 1
+        passed = self._kept[first - 1] + 1 if first else 0
+        wanted = len(self._offsets) - passed
+        if not wanted:
+            return []
         positions = self._cache.boundaries.in_ids(rest)
-        if len(positions) != len(self._offsets) - passed:
+        if len(positions) != wanted:
             self._cache.mismatched_boundaries += 1
-            return positions[:0]
-        if self._kept is not None:
-            positions = positions[self._kept[first:] - passed]
-        return positions + before
+            return []
+        return [before + position for position in positions[[at - passed for at in self._kept[first:]]].tolist()]
 
-    def _ordinal(self, index: int) -> int:
-        """Return which of all boundaries a kept one is."""
-        return index if self._kept is None or index < 0 else int(self._kept[index])
-
-    def _offset(self, index: int) -> int:
-        return self._offsets[self._ordinal(index)]
+    def _has_lost_entries(self, store: TokenStore) -> bool:
+        """Whether boundaries before the hit are not entries any more, judged by a few of them."""
+        step = self._hit // _SAMPLED_ENTRIES + 1
+        return not all(store.has(tuple(key)) for key in self._keys[: self._hit : step].tolist())
 
 
-def _kept(count: int) -> npt.NDArray[np.intp] | None:
-    """Return which of ``count`` boundaries become entries; None for all."""
+def _kept(count: int) -> Sequence[int]:
+    """Return which of ``count`` boundaries become entries."""
     if count <= MAX_KEPT_BOUNDARIES:
-        return None
+        return range(count)
     half = MAX_KEPT_BOUNDARIES // 2
-    return np.concatenate([np.arange(half), np.arange(count - half, count)])
-
-
-def _lengths(length: int) -> npt.NDArray[np.int64]:
-    return np.array([length], dtype=np.int64)
+    return (*range(half), *range(count - half, count))
 
 
 def _whole(prefix: Prefix, namespace: Namespace) -> PromptTokens:
@@ -264,5 +265,5 @@ def _whole(prefix: Prefix, namespace: Namespace) -> PromptTokens:
         "level_0",
         text_bytes=prefix.row.bytes,
         reused_bytes=prefix.row.bytes,
-        reused_tokens=len(prefix.ids),
+        reused_tokens=prefix.row.tokens,
     )

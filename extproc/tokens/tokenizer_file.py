@@ -1,17 +1,23 @@
 """A tokenizer as the engine builds it from its files: the vocabulary file, amended by its configuration.
 
-The rules are those of `transformers` for a tokenizer that is not rebuilt by a class of its own: added tokens that only
-the configuration names are added, ``add_bos_token`` and ``add_eos_token`` replace the post-processor, and truncation
-and padding are left to the caller.
+The rules are those of `transformers`, found by trying it:
+
+* Added tokens that only the configuration names are added, in the order of their ids; their properties there count.
+* With ``added_tokens_decoder`` in the configuration, ``special_tokens_map.json`` and ``added_tokens.json`` are ignored;
+  without it, the former overrides the configuration.
+* The class ``LlamaTokenizer`` takes only the vocabulary from the file and splits at metaspaces in its own way. Classes
+  that come to the same as their usual files (``Qwen2Tokenizer``, ``GemmaTokenizer``) are left alone.
+* ``add_bos_token`` and ``add_eos_token`` count for a tiktoken file only; a ``tokenizer.json`` has a post-processor.
+* Truncation and padding are left to the caller.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import AddedToken as TokenizersAddedToken
-from tokenizers import Tokenizer, processors
+from tokenizers import Tokenizer, pre_tokenizers, processors
 
 from extproc.index.block_hash import Ids
 from extproc.tokens.boundaries import AddedToken
@@ -19,7 +25,25 @@ from extproc.tokens.boundaries import AddedToken
 SPECIAL_TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The names under which `transformers` gives special tokens to a chat template."""
 
-_EXTRA = ("extra_special_tokens", "additional_special_tokens")
+_KEEP_THE_FILE = frozenset(
+    (
+        "EvollaModel", "arctic", "aria", "beam", "bigbird_pegasus", "camembertv2-base", "canary", "chatlm",
+        "cohere_asr", "ernie4_5", "ernie4_5_moe", "flex_olmo", "fuyu", "glm", "glm4", "glm4_moe", "glm4_moe_lite",
+        "glm4v", "glm4v_moe", "glm_image", "glmasr", "got_ocr2", "gpt_bigcode", "gradium_phonon_tts", "granite",
+        "granitemoe", "granitemoehybrid", "granitemoeshared", "h2ovl_chat", "hyperclovax", "hyperclovax_vlm",
+        "internlm2", "internlm3", "iquestcoder", "jamba", "kimi_k25", "kimi_linear", "kosmos-2", "llava",
+        "llava_next", "mimo_v2_flash", "minicpm3", "minicpm_ocr", "minicpmv", "minicpmv4_6", "minicpmv4_7",
+        "minimax_m2", "ministral", "ministral3", "mistral", "mistral3", "mistral_large4", "mixtral", "modernbert",
+        "modernbert-decoder", "molmo", "molmo2", "nemo_speechlm", "nemotron", "nvfp4", "nystromformer", "olmo2",
+        "olmo3", "olmo_hybrid", "omniasr", "opencua", "openvla", "paddleocr_vl", "pegasus_x", "persimmon", "phi3",
+        "phi3_v", "phimoe", "pix2struct", "pixtral", "pocket_tts", "smolvlm", "stablelm", "step3_vl", "umt5",
+        "vipllava", "voxtral", "voxtral_realtime", "xlm-roberta-xl",
+    )
+)  # fmt: skip
+"""Types of models with which `transformers` takes the whole file although the class is ``LlamaTokenizer``."""
+
+_LLAMA_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+"""What the class ``LlamaTokenizer`` calls its special tokens where the configuration does not."""
 
 
 class TokenizerFile(NamedTuple):
@@ -48,25 +72,32 @@ def build(
     config: Mapping[str, Any],
     special_tokens: Mapping[str, Any],
     added_tokens: Mapping[str, Any],
+    model_type: str = "",
+    is_tiktoken: bool = False,
 ) -> TokenizerFile:
     """Amend ``tokenizer`` by the contents of the configuration files of these names.
 
+    ``model_type`` is that of the model's ``config.json``, where there is one.
+
     Raises ``ValueError`` when they contradict each other.
     """
+    defaults = {"pad_token": tokenizer.padding["pad_token"]} if tokenizer.padding else {}
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    declared = _declared(config, added_tokens)
-    named = {
-        name: content
-        for source in ((special_tokens, config) if not declared or "added_tokens_decoder" not in config else (config,))
-        for name in SPECIAL_TOKEN_NAMES
-        if (content := _content(source.get(name)))
-    }
-    _add_tokens(tokenizer, declared, named, config)
+    tokenizer.encode_special_tokens = bool(config.get("split_special_tokens"))
+    if not is_tiktoken and _rebuild(tokenizer, config, model_type):
+        defaults |= _LLAMA_NAMES
+    override: Mapping[str, Any] = {} if "added_tokens_decoder" in config else special_tokens
+    named = _named({**defaults, **config, **override}) | _named_extra(config) | _named_extra(override)
+    # The library heeds the second name only where the first says nothing, and that only in the configuration.
+    extra = _contents(config.get("extra_special_tokens") or config.get("additional_special_tokens"))
+    extra += _contents(override.get("extra_special_tokens"))
+    declared = _declared(config, added_tokens, special={*map(named.get, SPECIAL_TOKEN_NAMES), *extra})
+    _add_tokens(tokenizer, declared, named, extra)
     for name, content in named.items():
         if tokenizer.token_to_id(content) is None:
             raise ValueError(f"`{name}` is {content!r}, which is not in the vocabulary")
-    if "add_bos_token" in config or "add_eos_token" in config or tokenizer.post_processor is None:
+    if is_tiktoken:
         _set_post_processor(tokenizer, named, config)
     document = json.loads(tokenizer.to_str())
     before, after = _surroundings(tokenizer)
@@ -80,12 +111,44 @@ def build(
     )
 
 
-def _declared(config: Mapping[str, Any], added_tokens: Mapping[str, Any]) -> dict[int, TokenizersAddedToken]:
+def _named(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the special tokens by the names under which a chat template gets them, the usual ones first."""
+    others = (name for name in config if name.endswith("_token") and name not in SPECIAL_TOKEN_NAMES)
+    contents = {name: _content(config.get(name)) for name in (*SPECIAL_TOKEN_NAMES, *others)}
+    return {name: content for name, content in contents.items() if content}
+
+
+def _named_extra(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return further special tokens that a chat template gets by name."""
+    extra = config.get("extra_special_tokens")
+    contents = {name: _content(value) for name, value in extra.items()} if isinstance(extra, dict) else {}
+    return {name: content for name, content in contents.items() if content}
+
+
+def _rebuild(tokenizer: Tokenizer, config: Mapping[str, Any], model_type: str) -> bool:
+    """Build the parts of a tokenizer that its class does not take from the file; whether there are any."""
+    if str(config.get("tokenizer_class")).removesuffix("Fast") != "LlamaTokenizer" or model_type in _KEEP_THE_FILE:
+        return False
+    document = json.loads(tokenizer.to_str())
+    if document["model"]["type"] != "BPE" or "ByteLevel" in json.dumps(
+        [document["pre_tokenizer"], document["decoder"]]
+    ):
+        return False
+    scheme = "always" if config.get("legacy") else "first"
+    if config.get("add_prefix_space") is False:
+        scheme = "never"
+    tokenizer.normalizer = None
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    return True
+
+
+def _declared(
+    config: Mapping[str, Any], added_tokens: Mapping[str, Any], *, special: set[str | None]
+) -> dict[int, TokenizersAddedToken]:
     """Return the added tokens that the configuration declares, by id."""
     decoder = config.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         return {int(number): _as_added(value) for number, value in decoder.items()}
-    special = {_content(config.get(name)) for name in SPECIAL_TOKEN_NAMES}
     return {
         int(number): TokenizersAddedToken(content, normalized=content not in special, special=content in special)
         for content, number in added_tokens.items()
@@ -96,7 +159,7 @@ def _add_tokens(
     tokenizer: Tokenizer,
     declared: Mapping[int, TokenizersAddedToken],
     named: Mapping[str, str],
-    config: Mapping[str, Any],
+    extra: Sequence[str],
 ) -> None:
     """Add what the vocabulary file does not have, or has with other properties."""
     present = tokenizer.get_added_tokens_decoder()
@@ -106,14 +169,14 @@ def _add_tokens(
         known = tokenizer.token_to_id(token.content)
         if known is not None and known != number:
             raise ValueError(f"`added_tokens_decoder` gives {token.content!r} the id {number}, the vocabulary {known}")
+        token.special = token.special or token.content in named.values()
         tokenizer.add_tokens([token])
         if tokenizer.token_to_id(token.content) != number:
             raise ValueError(f"`added_tokens_decoder` gives {token.content!r} the id {number}, which is not free")
     contents = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    extra = [content for name in _EXTRA for content in _contents(config.get(name))]
-    missing = [content for content in (*named.values(), *extra) if content not in contents]
-    tokens = [TokenizersAddedToken(content, special=True, normalized=False) for content in dict.fromkeys(missing)]
-    tokenizer.add_special_tokens([token for token in tokens if tokenizer.token_to_id(token.content) is not None])
+    in_vocabulary = [content for content in named.values() if tokenizer.token_to_id(content) is not None]
+    missing = [content for content in dict.fromkeys((*in_vocabulary, *extra)) if content not in contents]
+    tokenizer.add_special_tokens([TokenizersAddedToken(content, special=True, normalized=False) for content in missing])
 
 
 def _set_post_processor(tokenizer: Tokenizer, named: Mapping[str, str], config: Mapping[str, Any]) -> None:
@@ -166,5 +229,4 @@ def _content(value: object) -> str | None:
 
 
 def _contents(value: object) -> list[str]:
-    values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [content for entry in values if (content := _content(entry)) is not None]
+    return [content for entry in (value if isinstance(value, list) else []) if (content := _content(entry)) is not None]

@@ -36,13 +36,8 @@ def traffic() -> Iterator[bytes]:
     for number in turns:
         messages = growing[number]
         messages.append({"role": "user", "content": f"{number}: " + " ".join(rng.choices("abcdefg", k=120))})
-        yield json.dumps({"model": spec_name(), "messages": messages}).encode()
+        yield json.dumps({"model": "bench", "messages": messages}).encode()
         messages.append({"role": "assistant", "content": " ".join(rng.choices("hijklmn", k=120))})
-
-
-def spec_name() -> str:
-    """The model that the traffic asks for."""
-    return "deepseek"
 
 
 def _rate(spec: ModelSpec, processes: int) -> float:

@@ -1,5 +1,6 @@
 """The token store beside LMDB, the library that would do its job: the same entries and look-ups, in one process."""
 
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -17,6 +18,7 @@ from tests.support.stores import BLOCK_SIZE, hashes_of, ids_of, key, make_segmen
 TOKENS = 12_000
 ENTRIES = 400
 ROUNDS = 5
+_BYTES = struct.Struct("=2Q")
 
 
 def compare_stores() -> Iterator[tuple[str, float, float]]:
@@ -32,17 +34,17 @@ def compare_stores() -> Iterator[tuple[str, float, float]]:
 
         def put_theirs(number: int) -> None:
             with environment.begin(write=True) as transaction:
-                transaction.put(key(number).tobytes(), value)
+                transaction.put(_BYTES.pack(*key(number)), value)
 
         def get_theirs(number: int) -> object:
             with environment.begin(buffers=True) as transaction:
-                found = transaction.get(key(number % ENTRIES).tobytes())
+                found = transaction.get(_BYTES.pack(*key(number % ENTRIES)))
                 assert found is not None
                 return np.frombuffer(found, dtype=np.uint32).copy()
 
         def miss_theirs(number: int) -> object:
             with environment.begin(buffers=True) as transaction:
-                return transaction.get(key(10_000_000 + number).tobytes())
+                return transaction.get(_BYTES.pack(*key(10_000_000 + number)))
 
         yield "put 48 KB", _seconds(lambda number: _put(store, number, ids, hashes)), _seconds(put_theirs)
         get_ours = _seconds(lambda number: store.find(key(number % ENTRIES), block_size=BLOCK_SIZE))
@@ -58,8 +60,8 @@ def _put(store: TokenStore, number: int, ids: Ids, hashes: Hashes) -> None:
         ids=ids,
         hashes=hashes,
         block_size=BLOCK_SIZE,
-        keys=key(number),
-        tokens=np.array([len(ids)]),
+        keys=[key(number)],
+        tokens=[len(ids)],
         sizes=[4 * len(ids)],
     )
 

@@ -15,7 +15,9 @@ from tests.support.usage import descendants
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 COMMAND = [sys.executable, "-m", "extproc", "demo"]
-DECISION = re.compile(r"worker=(worker-\d); policy=round_robin; reason=round_robin$", re.MULTILINE)
+DECISION = re.compile(
+    r"worker=(worker-\d); policy=round_robin; reason=round_robin; tokens=\d+; cache=(\w+)$", re.MULTILINE
+)
 
 
 def test_once_shows_who_served_and_why_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -27,7 +29,9 @@ def test_once_shows_who_served_and_why_and_leaves_nothing_behind(tmp_path: Path)
         env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stderr
-    assert DECISION.findall(done.stdout) == [f"worker-{number}" for number in (1, 2, 3, 1, 2, 3)]
+    decisions = DECISION.findall(done.stdout)
+    assert [worker for worker, _ in decisions] == [f"worker-{number}" for number in (1, 2, 3, 1, 2, 3)]
+    assert [cache for _, cache in decisions] == ["miss", *["level_1"] * 4, "level_0"]
     assert list(tmp_path.iterdir()) == []
 
 

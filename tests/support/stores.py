@@ -5,7 +5,7 @@ import numpy as np
 from extproc.index.block_hash import Hashes, Ids, block_hashes
 from extproc.shm.layout import SEGMENT_BYTES
 from extproc.shm.segment import Segment
-from extproc.shm.token_rows import Words
+from extproc.shm.token_rows import Key
 from extproc.shm.token_store import MIN_STORE_BYTES, Prefix, TokenStore
 
 BLOCK_SIZE = 16
@@ -21,9 +21,9 @@ def open_store(segment: Segment) -> TokenStore:
     return TokenStore(memory=segment.token_store, fd=segment.fd)
 
 
-def key(number: int) -> Words:
+def key(number: int) -> Key:
     """A key that no other number has, spread over the table."""
-    return np.array([[number * 0x9E3779B97F4A7C15 % 2**64, number]], dtype=np.uint64)
+    return number * 0x9E3779B97F4A7C15 % 2**64, number
 
 
 def ids_of(number: int, length: int) -> Ids:
@@ -43,14 +43,14 @@ def put(store: TokenStore, ids: Ids, keys: dict[int, int], *, parent: Prefix | N
         ids=ids[taken:],
         hashes=hashes_of(ids)[taken // BLOCK_SIZE :],
         block_size=BLOCK_SIZE,
-        keys=np.concatenate([key(number) for number in keys]),
-        tokens=np.array(list(keys.values())),
+        keys=[key(number) for number in keys],
+        tokens=list(keys.values()),
         sizes=[4 * length for length in keys.values()],
     )
 
 
 def find(store: TokenStore, number: int) -> Prefix | None:
-    return store.find(key(number), block_size=BLOCK_SIZE)[1]
+    return store.find(key(number), block_size=BLOCK_SIZE)
 
 
 def is_prefix(found: Prefix | None, ids: Ids, length: int) -> bool:

@@ -40,7 +40,7 @@ def test_the_real_envoy_takes_the_bootstrap_of_a_good_configuration(
 ) -> None:
     assert run(parse("-c", str(file), *flags)) == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"{file}: the configuration is good (workers: 1, router processes: 3).",
+        f"{file}: the configuration is good (workers: 1, models: 0, router processes: 3).",
         f"Envoy's bootstrap is good, says {find_envoy()}.",
     ]
     assert sorted(file.parent.iterdir()) == [file]

@@ -30,15 +30,17 @@ def test_a_prompt_is_found_by_any_of_its_keys() -> None:
     assert find(store, 4) is None
 
 
-def test_the_last_of_several_keys_wins_and_those_that_are_there_are_told() -> None:
+@pytest.mark.parametrize("numbers", [[1, 2, 3, 4], [1, *range(100, 140), 3, *range(200, 240)]], ids=["few", "many"])
+def test_the_last_of_several_keys_wins_and_those_that_are_there_are_told(numbers: list[int]) -> None:
     store = open_store(make_segment())
     ids = ids_of(1, 100)
     put(store, ids, {1: 10, 3: 60})
-    keys = np.concatenate([key(number) for number in (1, 2, 3, 4)])
-    index, prefix, seen = store.find(keys, block_size=16)
-    assert index == 2
+    keys = np.array([key(number) for number in numbers], dtype=np.uint64)
+    index, prefix = store.find_last(keys, block_size=16)
+    assert numbers[index] == 3
     assert is_prefix(prefix, ids, 60)
-    assert seen.tolist() == [True, False, True, False]
+    assert [number for number in numbers if store.has(key(number))] == [1, 3]
+    assert store.find_last(keys[-1:], block_size=16) == (-1, None)
 
 
 def test_what_one_process_stores_another_finds() -> None:
