@@ -4,6 +4,7 @@ The layout is that of Hugging Face: ``tokenizer.json`` or a tiktoken file, ``tok
 ``chat_template.jinja``, ``additional_chat_templates/*.jinja`` or the configuration, and ``generation_config.json``.
 """
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +71,8 @@ def stamp_of(source: Path, spec: ModelSpec) -> Stamp:
     if spec.chat_template_file:
         paths.add(Path(spec.chat_template_file))
     for folder in (directory, directory / TEMPLATE_DIRECTORY):
-        if folder.is_dir():
+        # It may be missing, or go away at any moment.
+        with contextlib.suppress(OSError):
             paths.update(path for path in folder.iterdir() if path.suffix in _SUFFIXES)
     entries = []
     for path in sorted(paths):

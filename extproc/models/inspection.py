@@ -1,7 +1,6 @@
 """What becomes of one request's prompt, step by step, for people."""
 
 from time import perf_counter
-from typing import Any
 
 import msgspec
 
@@ -107,17 +106,6 @@ def _texts(model: Model, body: RequestBody) -> list[str]:
 
 
 def _inspection(model: Model, adapter: str, tokens: PromptTokens, text: str | None, seconds: Timings) -> Inspection:
-    boundaries = model.cache.boundaries
-    cuts: list[Cut] = []
-    if text is not None:
-        offsets = boundaries.in_text(text.encode())
-        positions = boundaries.in_ids(tokens.ids).tolist()
-        names: dict[Any, str] = {token.id: token.content for token in boundaries.tokens}
-        if len(offsets) == len(positions):
-            cuts = [
-                Cut(offset, position, names[int(tokens.ids[position - 1])])
-                for offset, position in zip(offsets, positions, strict=True)
-            ]
     return Inspection(
         model=model.spec.name,
         adapter=adapter,
@@ -125,7 +113,7 @@ def _inspection(model: Model, adapter: str, tokens: PromptTokens, text: str | No
         text=text,
         count=len(tokens.ids),
         tokens=tokens.ids.tolist(),
-        boundaries=cuts,
+        boundaries=[] if text is None else _cuts(model, tokens, text),
         block_size=tokens.block_size,
         blocks=len(tokens.block_hashes),
         exact=tokens.exact,
@@ -134,3 +122,21 @@ def _inspection(model: Model, adapter: str, tokens: PromptTokens, text: str | No
         reused_tokens=tokens.reused_tokens,
         seconds=seconds,
     )
+
+
+def _cuts(model: Model, tokens: PromptTokens, text: str) -> list[Cut]:
+    boundaries = model.cache.boundaries
+    offsets = boundaries.in_text(text.encode())
+    positions = boundaries.in_ids(tokens.ids).tolist()
+    if len(positions) != len(offsets):
+        # Tokens that surround a text may be boundary tokens themselves.
+        before, after = model.surroundings
+        inside = range(before + 1, len(tokens.ids) - after + 1)
+        positions = [position for position in positions if position in inside]
+    if len(positions) != len(offsets):
+        return []
+    names = {token.id: token.content for token in boundaries.tokens}
+    return [
+        Cut(offset, position, names[int(tokens.ids[position - 1])])
+        for offset, position in zip(offsets, positions, strict=True)
+    ]

@@ -23,6 +23,7 @@ from extproc.shm.token_rows import Key
 from extproc.shm.token_store import TokenStore
 from extproc.tokens.backend import Backend, choose_backend
 from extproc.tokens.boundaries import MAX_BOUNDARY_TOKENS, Boundaries, safe_tokens
+from extproc.tokens.encoder import INTERRUPTS
 from extproc.tokens.prompt_cache import Encoding, Namespace, PromptCache, namespace_key
 from extproc.tokens.prompt_tokens import PromptTokens
 from extproc.tokens.tiktoken_file import DEFAULT_PATTERN, read_tiktoken
@@ -60,7 +61,8 @@ class Model:
         self.templates = templates
         self._tokenizer = tokenizer
         self._store = store
-        self._surrounds = bool(len(tokenizer.before) + len(tokenizer.after))
+        self.surroundings = len(tokenizer.before), len(tokenizer.after)
+        """How many tokens are put before and after a text that asks for special tokens."""
         self._system_first = templates.wants_system_first
         self._timeless = templates.timeless
         self._default_kwargs: dict[str, Any] = json.loads(spec.default_chat_template_kwargs or "{}")
@@ -129,7 +131,7 @@ class Model:
         ids = tokens.ids[:limit] if side == "right" else tokens.ids[len(tokens.ids) - limit :]
         hashes = block_hashes(ids, block_size=tokens.block_size, before=tokens.root)
         # Where no side is named vLLM lets the tokenizer cut, which then keeps the tokens that surround a text.
-        exact = tokens.exact and (body.truncation_side is not None or not self._surrounds)
+        exact = tokens.exact and (body.truncation_side is not None or not any(self.surroundings))
         return tokens._replace(ids=ids, block_hashes=hashes, exact=exact)
 
     def render(self, prompt: ChatInput) -> tuple[str, Conversation]:
@@ -262,5 +264,7 @@ def _vocabulary(files: ModelFiles, spec: ModelSpec) -> Tokenizer:
         special = {int(number): token["content"] for number, token in added.items()}
         pattern = spec.tiktoken_pattern or DEFAULT_PATTERN
         return read_tiktoken(files.vocabulary, pattern=pattern, special_tokens=special)
-    except Exception as error:
+    except INTERRUPTS:
+        raise
+    except BaseException as error:
         raise ModelUnusable(f"{files.tokenizer}: not a tokenizer: {error}") from error

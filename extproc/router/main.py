@@ -148,14 +148,16 @@ def run(boot: ChildBoot) -> int:
 async def _serve(boot: ChildBoot) -> int:
     async with ChildLifecycle(boot) as life:
         router = Router(boot, life.segment)
-        try:
-            await router.server.start()
-        except OSError as error:
-            raise StartupError(f"the ext_proc server cannot listen: {error}") from error
         while not router.fleet.synced and not life.stop.is_set():
             router.fleet.refresh()
             await asyncio.sleep(FLEET_POLL_SECS)
         await asyncio.to_thread(router.shelf.update, router.fleet.models)
+        try:
+            # Not earlier: for a second after a router's death Envoy may still send to the address that it had, whatever
+            # its successor says of its health, and without models prompts would go on without tokens.
+            await router.server.start()
+        except OSError as error:
+            raise StartupError(f"the ext_proc server cannot listen: {error}") from error
         # What is loaded by now lives as long as the process: the collector need not look at it again and again.
         gc.freeze()
         chores = (

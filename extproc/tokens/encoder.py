@@ -14,6 +14,9 @@ from tokenizers import Tokenizer
 
 from extproc.index.block_hash import Ids
 
+# A panic of native code is a BaseException, and as good as any other fault of an encoder.
+INTERRUPTS = (KeyboardInterrupt, SystemExit)
+
 
 class Encoder(Protocol):
     """Turns text into ids."""
@@ -33,14 +36,18 @@ class FastEncoder:
         """Take the content of a ``tokenizer.json``; raises ``ValueError`` when it has a part that is not supported."""
         try:
             self._encode = fastokens.Tokenizer.from_json_str(json.dumps(document)).encode_batch_flat
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             raise ValueError(f"fastokens cannot load it: {error}") from error
 
     def encode(self, text: str) -> Ids:
         """Return the ids of ``text``; raises ``ValueError`` when it cannot be encoded."""
         try:
             return np.frombuffer(self._encode([text])[0], dtype=np.uint32)
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             raise ValueError(f"fastokens cannot encode it: {type(error).__name__}") from error
 
 
@@ -57,5 +64,7 @@ class ReferenceEncoder:
         """Return the ids of ``text``; raises ``ValueError`` when it cannot be encoded."""
         try:
             return np.array(self._encode([text], add_special_tokens=False)[0].ids, dtype=np.uint32)
-        except Exception as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:
             raise ValueError(f"tokenizers cannot encode it: {type(error).__name__}") from error

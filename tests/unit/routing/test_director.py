@@ -1,23 +1,31 @@
 """Parse as far as needed, filter, choose, account."""
 
+import asyncio
 import json
 import random
+import threading
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from extproc.api.request import RoutingRequest
+from extproc.config.models import ModelSpec
 from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint, Refusal
 from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
+from extproc.index.block_hash import Ids
+from extproc.models.reader import LONG_BODY_BYTES
 from extproc.policies.base import Choice, Needs, PolicyContext, Reason
 from extproc.policies.round_robin import RoundRobin
 from extproc.routing.decision import Decision
 from extproc.routing.director import Director
 from extproc.telemetry.metrics import Metrics
+from extproc.tokens.encoder import Encoder
+from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.fleets import Column, Turns, worker
-from tests.support.readers import Reading
+from tests.support.readers import Reading, make_spec
 
 
 class Published:
@@ -191,3 +199,246 @@ def test_a_policy_is_given_the_parsed_body() -> None:
     bench.director._policy = Recording(PolicyContext(max_endpoints=1, rng=random.Random(0), turns=Turns()))
     bench.decide(chat({"model": "tiny"}))
     assert seen == ["tiny"]
+
+
+HELLO = [{"role": "user", "content": "Hello, world!"}]
+
+
+class Gated:
+    """An encoder that waits until it is let go."""
+
+    name = "gated"
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.gate = threading.Event()
+
+    def encode(self, text: str) -> Ids:
+        self.gate.wait()
+        return self._encoder.encode(text)
+
+
+class Seeing(RoundRobin):
+    """A policy that remembers the prompts it was shown."""
+
+    def __init__(self, context: PolicyContext) -> None:
+        super().__init__(context)
+        self.seen: list[tuple[PromptTokens, ...]] = []
+
+    def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:
+        self.seen.append(request.prompts)
+        return super().choose(request, candidates)
+
+
+class SeeingBodies(Seeing):
+    needs = Needs.BODY
+
+
+class SeeingTokens(Seeing):
+    needs = Needs.TOKENS
+
+
+class TokenBench:
+    """A director over workers 1 and 2, with a configured model."""
+
+    def __init__(
+        self,
+        *specs: ModelSpec,
+        always: bool = False,
+        policy: type[Seeing] = SeeingTokens,
+        **settings: Any,  # noqa: ANN401
+    ) -> None:
+        self.specs = specs
+        self.published = Published()
+        self.publish(worker(1), worker(2))
+        self.column = Column()
+        self.reading = Reading(*specs, encode_threads=1, **settings)
+        self.policy = policy(PolicyContext(max_endpoints=3, rng=random.Random(0), turns=Turns()))
+        self.director = Director(
+            fleet=FleetView(self.published),
+            prompts=self.reading.reader,
+            policy=self.policy,
+            in_flight=self.column,
+            metrics=Metrics(),
+            always_tokenize=always,
+        )
+
+    def publish(self, *workers: Worker) -> None:
+        self.published.generation += 1
+        self.published._document = msgspec.json.encode(Fleet(workers=workers, models=self.specs))
+
+    def start(self, request: RoutingRequest) -> "Decision | asyncio.Future[Decision]":
+        request.body_needed = self.director.needs_body(request.method, request.path)
+        return self.director.decide(request)
+
+    def later(self, request: RoutingRequest) -> "asyncio.Future[Decision]":
+        """Start a decision that waits for a thread."""
+        future = self.start(request)
+        assert isinstance(future, asyncio.Future)
+        return future
+
+    def gate(self) -> threading.Event:
+        """Let nothing be encoded until the event is set."""
+        shelved = self.reading.shelf.find(self.specs[0].name)
+        assert shelved is not None
+        assert shelved.model is not None
+        encoder = Gated(shelved.model.cache.encoder)
+        shelved.model.cache.encoder = encoder
+        return encoder.gate
+
+    def close(self) -> None:
+        self.reading.reader.close()
+
+
+def question(model: str = "qwen", messages: Any = HELLO) -> RoutingRequest:  # noqa: ANN401
+    return chat({"model": model, "messages": messages})
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ModelSpec:
+    return make_spec(tmp_path, "qwen", aliases=("alias",))
+
+
+@pytest.mark.parametrize(
+    ("always", "policy", "expected"),
+    [
+        (False, SeeingTokens, True),
+        (True, Seeing, True),
+        (True, SeeingBodies, True),
+        (False, SeeingBodies, False),
+        (False, Seeing, False),
+    ],
+    ids=["policy needs tokens", "always", "always beside bodies", "policy needs bodies", "nobody needs them"],
+)
+def test_prompts_are_tokenized_where_somebody_wants_tokens(
+    always: bool, policy: type[Seeing], expected: bool, spec: ModelSpec
+) -> None:
+    bench = TokenBench(spec, always=always, policy=policy)
+    request = question()
+    decision = bench.start(request)
+    assert isinstance(decision, Decision)
+    (seen,) = bench.policy.seen
+    assert bool(seen) is expected
+    assert seen == request.prompts
+    if expected:
+        (expected_prompt,) = bench.reading.read("qwen", messages=HELLO)
+        assert seen[0].ids.tolist() == expected_prompt.ids.tolist()
+
+
+def test_the_body_is_needed_for_tokens_only_where_models_are_configured(spec: ModelSpec) -> None:
+    for specs, always, policy, expected in (
+        ((spec,), True, Seeing, True),
+        ((), True, Seeing, False),
+        ((spec,), False, Seeing, False),
+        ((spec,), False, SeeingTokens, True),
+    ):
+        bench = TokenBench(*specs, always=always, policy=policy)
+        assert bench.director.needs_body("POST", "/v1/chat/completions") is expected
+        assert not bench.director.needs_body("GET", "/v1/models")
+
+
+def test_names_that_are_not_configured_are_routed_without_tokens(spec: ModelSpec) -> None:
+    bench = TokenBench(spec)
+    for name, count in (("other", 0), ("alias", 1)):
+        decision = bench.start(question(name))
+        assert isinstance(decision, Decision)
+        assert len(bench.policy.seen[-1]) == count
+    with pytest.raises(InvalidRequest):
+        bench.start(question("other", messages=[{"content": "no role"}]))
+    assert bench.column.total == 2
+
+
+def test_a_prompt_that_no_template_takes_is_refused_at_once(spec: ModelSpec) -> None:
+    bench = TokenBench(spec)
+    with pytest.raises(InvalidRequest, match="no message"):
+        bench.start(question(messages=[]))
+    assert bench.column.total == 0
+
+
+async def test_a_prompt_that_takes_long_is_decided_later(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0)
+    event = bench.gate()
+    request = question()
+    future = bench.later(request)
+    assert (bench.policy.seen, bench.column.total) == ([], 0)
+    event.set()
+    decision = await future
+    assert decision.endpoints == "10.0.0.1:8000,10.0.0.2:8000"
+    assert bench.column.counts == {1: 1}
+    assert bench.policy.seen == [request.prompts]
+    assert len(request.prompts) == 1
+    bench.close()
+
+
+async def test_a_prompt_that_takes_too_long_is_routed_without_tokens(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0, max_wait_secs=0.01)
+    event = bench.gate()
+    decision = await bench.later(question())
+    assert decision.endpoints == "10.0.0.1:8000,10.0.0.2:8000"
+    assert bench.policy.seen == [()]
+    assert bench.reading.fallbacks("encode_timeout") == 1
+    event.set()
+    bench.close()
+
+
+async def test_a_refusal_comes_through_the_future(spec: ModelSpec) -> None:
+    bench = TokenBench(spec)
+    long = {"role": "user", "content": "x" * LONG_BODY_BYTES}
+    future = bench.later(question(messages=[long, {"content": "no role"}]))
+    with pytest.raises(InvalidRequest) as refused:
+        await future
+    assert refused.value.param == "messages[1].role"
+    assert (bench.policy.seen, bench.column.total) == ([], 0)
+    bench.close()
+
+
+async def test_workers_that_went_meanwhile_are_not_chosen(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0)
+    event = bench.gate()
+    future = bench.later(question())
+    bench.publish(worker(1, healthy=False), worker(2), worker(3))
+    event.set()
+    assert (await future).endpoints == "10.0.0.2:8000,10.0.0.3:8000"
+    assert bench.column.counts == {2: 1}
+    bench.close()
+
+
+async def test_where_nobody_is_left_the_request_is_refused(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0)
+    event = bench.gate()
+    future = bench.later(question())
+    bench.publish(worker(1, draining=True))
+    event.set()
+    with pytest.raises(NoEndpoint):
+        await future
+    assert bench.column.total == 0
+    bench.close()
+
+
+async def test_nobody_to_send_it_to_is_found_out_before_the_prompt_is_read(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0)
+    bench.publish(worker(1, healthy=False))
+    with pytest.raises(NoEndpoint):
+        bench.start(question())
+    assert bench.reading.reader._pending == 0
+
+
+async def test_the_hint_of_the_data_plane_counts_after_waiting_too(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0)
+    request = question()
+    request.subset = ("10.0.0.2:8000",)
+    assert (await bench.later(request)).endpoints == "10.0.0.2:8000"
+    bench.close()
+
+
+async def test_nothing_is_counted_for_a_request_that_ends_before_its_decision(spec: ModelSpec) -> None:
+    bench = TokenBench(spec, inline_secs=0)
+    event = bench.gate()
+    ended, other = bench.later(question()), bench.later(question())
+    ended.cancel()
+    event.set()
+    # There is one thread, so what came first is over by now.
+    await other
+    assert len(bench.policy.seen) == 1
+    assert bench.column.total == 1
+    bench.close()
