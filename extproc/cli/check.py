@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from extproc.cli.envoy_binary import find_envoy, validate_bootstrap
@@ -11,7 +12,7 @@ from extproc.cli.flags import add_configuration_flags, settings_from
 from extproc.config.check import find_warnings
 from extproc.config.endpoints import router_count
 from extproc.config.settings import Settings
-from extproc.errors import ConfigurationError
+from extproc.errors import ConfigurationError, ModelUnusable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +30,26 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not settings.workers:
         print("warning: workers: none is listed, so every request is answered 503", file=sys.stderr)
+    for problem in _unusable_models(settings):
+        print(f"warning: {problem}", file=sys.stderr)
     print(f"{arguments.config}: the configuration is good ({counts}).")
     _check_envoy(settings)
     return 0
+
+
+def _unusable_models(settings: Settings) -> Iterator[str]:
+    """Load each model as a router does and yield what is wrong; nothing is downloaded."""
+    if not settings.models:
+        return
+    from extproc.models.model import load_model  # noqa: PLC0415 - it loads the tokenizers' libraries
+    from extproc.models.source import find_source  # noqa: PLC0415
+
+    for index, spec in enumerate(settings.models):
+        try:
+            source = find_source(dataclasses.replace(spec, allow_download=False))
+            load_model(spec, source=source, wanted=settings.tokens.backend, store=None)
+        except ModelUnusable as error:
+            yield f"models[{index}]: its requests would be routed without tokens: {error}"
 
 
 def _check_envoy(settings: Settings) -> None:

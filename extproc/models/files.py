@@ -56,6 +56,8 @@ def read_files(source: Path, spec: ModelSpec) -> ModelFiles:
     vocabulary = _read(tokenizer)
     config, special_tokens, added_tokens, model, _ = (_read_json(directory / name) for name in _JSON_FILES)
     model_type = str(model.get("model_type", ""))
+    if "tokenizer_class" in model:
+        config = {"tokenizer_class": model["tokenizer_class"], **config}
     templates = _templates(directory, config)
     if spec.chat_template_file:
         templates = {DEFAULT_TEMPLATE: _decoded(Path(spec.chat_template_file))}

@@ -63,20 +63,26 @@ class ModelShelf:
         return [(entry.spec, entry.model) for entry in self._entries.values()]
 
     def update(self, specs: Sequence[ModelSpec]) -> None:
-        """Load what is new or has changed, and drop what is gone."""
-        entries: dict[str, _Entry] = {}
+        """Load what is new or has changed, and drop what is gone.
+
+        A new model's names are known before it is loaded, so that its requests are counted as going without tokens.
+        """
+        known, self._entries = self._entries, {}
         for spec in specs:
-            known = self._entries.get(spec.name)
-            entry = entries[spec.name] = known or _Entry(spec)
-            if known is None or known.spec != spec or self._has_changed(known):
+            self._entries[spec.name] = known.get(spec.name) or _Entry(spec)
+        self._name(specs)
+        for spec in specs:
+            entry = self._entries[spec.name]
+            if spec.name not in known or entry.spec != spec or self._has_changed(entry):
                 self._load(entry, spec)
-        for entry in entries.values():
+                self._name(specs)
             self._heed_revocation(entry)
-        self._entries = entries
+
+    def _name(self, specs: Sequence[ModelSpec]) -> None:
         self._names = {
-            name: Shelved(entry.model, name if name in entry.spec.lora_adapters else "")
-            for entry in entries.values()
-            for name in (entry.spec.name, *entry.spec.aliases, *entry.spec.lora_adapters)
+            name: Shelved(self._entries[spec.name].model, name if name in spec.lora_adapters else "")
+            for spec in specs
+            for name in (spec.name, *spec.aliases, *spec.lora_adapters)
         }
 
     def revoke(self, model: Model) -> None:

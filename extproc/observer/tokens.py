@@ -29,7 +29,9 @@ class ObservedTokens:
     def tokenize(self, body: bytes) -> list[Inspection]:
         """Tokenize a body like that of vLLM's `/tokenize`; raises :class:`~extproc.errors.Refusal`."""
         request = read_body(TOKENIZE_PATH, body)
-        self._shelf.update(self._specs())
+        for _look in range(2):
+            # Files that have changed are read again once two looks at them agree.
+            self._shelf.update(self._specs())
         shelved = self._shelf.find(request.model)
         if shelved is None:
             raise ModelNotFound("The model is not among the configured ones.", param="model")

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Self
 import aiohttp
 from transformers import AutoTokenizer
 
+from tests.support.deployment import Deployment
+
 CHAT = "/v1/chat/completions"
 TIMEOUT_SECS = 60.0
 _DECISION = re.compile(
@@ -28,6 +30,11 @@ class Reply(NamedTuple):
     worker: str
     tokens: int | None
     cache: str | None
+
+    @property
+    def summary(self) -> tuple[int, int | None, str | None]:
+        """Status, number of tokens, and what the cache knew."""
+        return self.status, self.tokens, self.cache
 
 
 class TokenClient:
@@ -75,19 +82,31 @@ class Reference:
 
     def chat(self, messages: Sequence[Message]) -> int:
         """The number of tokens of a chat that the model is to answer."""
-        return len(
-            self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False)
-        )
+        return len(self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, return_dict=False))
 
     def chat_with_special(self, messages: Sequence[Message]) -> int:
         """The same where the tokenizer adds its special tokens to what the template wrote."""
-        return self.text(
-            self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        )
+        text = self._tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
+        return self.text(str(text))
 
     def text(self, text: str) -> int:
         """The number of tokens of a text with the tokenizer's special tokens."""
         return len(self._tokenizer.encode(text))
+
+
+async def served(deployed: Deployment, index: int) -> float:
+    """Requests that a router was asked about so far."""
+    return await deployed.service.metric("extproc_process_streams_total", role="router", index=str(index))
+
+
+async def both_served(deployed: Deployment, before: list[float]) -> bool:
+    """Whether each of two routers was asked since it had served ``before``."""
+    return all([await served(deployed, index) > before[index] for index in (0, 1)])
+
+
+async def both_ready(deployed: Deployment) -> bool:
+    """Whether two routers are: a service takes requests from the first on."""
+    return len(await deployed.service.pids("router")) == 2
 
 
 def serving(*models: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import pytest
 from extproc.cli.check import add_arguments, run
 from extproc.cli.envoy_binary import find_envoy
 from extproc.errors import ConfigurationError
+from tests.support.models import make_model
 
 
 def parse(*argv: str) -> Namespace:
@@ -75,3 +76,18 @@ def test_warns_of_a_file_without_workers(file: Path, capsys: pytest.CaptureFixtu
     file.write_text("")
     assert run(parse("-c", str(file))) == 0
     assert "warning: workers: none is listed" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_loaded_is_warned_of_with_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, broken = make_model(tmp_path / "good", "qwen"), make_model(tmp_path / "broken", "broken_truncated")
+    file = tmp_path / "extproc.yaml"
+    models = f"models: [{{name: good, source: {good}}}, {{name: broken, source: {broken}}}, {{name: a/b}}]"
+    file.write_text(f"supervisor: {{run_dir: {tmp_path}/run}}\n{models}\n")
+    assert run(parse("-c", str(file))) == 0
+    printed = capsys.readouterr()
+    assert "models: 3" in printed.out
+    assert f"warning: models[1]: its requests would be routed without tokens: {broken}/tokenizer.json" in printed.err
+    assert "warning: models[2]: its requests would be routed without tokens: a/b" in printed.err
+    assert "models[0]" not in printed.err

@@ -104,3 +104,13 @@ def test_without_a_cache_there_is_nothing_to_show_or_empty() -> None:
     assert bench.tokens.caches() == {"token_cache": None, "models": []}
     assert bench.tokens.store_state() is None
     assert bench.tokens.flush() is True
+
+
+def test_a_changed_template_counts_from_the_next_look_on(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, "qwen")
+    tokens = ObservedTokens(shelf=Reading().shelf, store=None, specs=lambda: [spec])
+    body = json.dumps({"model": "qwen", "messages": [{"role": "user", "content": "hi"}]}).encode()
+    before = tokens.tokenize(body)[0].text
+    (tmp_path / "qwen" / "chat_template.jinja").write_text("{{ messages[0].content }}, changed")
+    assert before != "hi, changed"
+    assert tokens.tokenize(body)[0].text == "hi, changed"
