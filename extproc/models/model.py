@@ -59,7 +59,8 @@ class Model:
         self.spec = spec
         self.backend = backend
         self.templates = templates
-        self._tokenizer = tokenizer
+        # Not the reference, which takes as much memory again as an encoder.
+        self._before, self._after = tokenizer.before, tokenizer.after
         self._store = store
         self.surroundings = len(tokenizer.before), len(tokenizer.after)
         """How many tokens are put before and after a text that asks for special tokens."""
@@ -69,7 +70,7 @@ class Model:
         settings = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_IDENTITY}
         self._identity = (json.dumps(settings).encode(), files.revision, backend.encoder.name.encode())
         self.fingerprint = int.from_bytes(namespace_key(self._identity)[:8], "little") or 1
-        self._set_boundaries(self._safe_tokens() if store is not None else [])
+        self._set_boundaries(self._safe_tokens(tokenizer) if store is not None else [])
 
     def without_prefixes(self) -> None:
         """Use prefixes of this model no more, nor anything that was put together from them."""
@@ -182,14 +183,14 @@ class Model:
         self._namespaces: dict[tuple[str, bool], Namespace] = {}
         self.cache = PromptCache(store=self._store, encoder=self.backend.encoder, boundaries=boundaries)
 
-    def _safe_tokens(self) -> list[Any]:
-        added = self._tokenizer.added
+    def _safe_tokens(self, tokenizer: TokenizerFile) -> list[Any]:
+        added = tokenizer.added
         candidates = self.templates.written_tokens(added)
         if not self.templates and len(added) <= MAX_BOUNDARY_TOKENS:
             candidates = list(added)
-        return safe_tokens(
-            candidates, added=added, normalizes=self._tokenizer.normalizes, encoder=self.backend.encoder
-        )[:MAX_BOUNDARY_TOKENS]
+        return safe_tokens(candidates, added=added, normalizes=tokenizer.normalizes, encoder=self.backend.encoder)[
+            :MAX_BOUNDARY_TOKENS
+        ]
 
     def _moment(self) -> bytes | None:
         """Return what templates write of the present moment; None when that cannot be told."""
@@ -206,8 +207,8 @@ class Model:
                 text,
                 namespace,
                 key=None if key is None else key.key,
-                before=self._tokenizer.before if special else _NO_IDS,
-                after=self._tokenizer.after if special else _NO_IDS,
+                before=self._before if special else _NO_IDS,
+                after=self._after if special else _NO_IDS,
                 exact=exact,
             )
         except UnicodeEncodeError as error:

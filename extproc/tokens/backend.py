@@ -28,7 +28,7 @@ def choose_backend(file: TokenizerFile, wanted: Literal["auto", "tokenizers"]) -
     if wanted == "tokenizers":
         return Backend(reference, "configured")
     try:
-        fast = FastEncoder(file.document())
+        fast = FastEncoder(file.reference.to_str())
     except ValueError:
         return Backend(reference, "unsupported")
     return Backend(fast, "") if _agree(fast, reference, file) else Backend(reference, "differs")

