@@ -2,6 +2,7 @@
 
 import json
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,30 @@ from extproc.api.body import RequestBody, decode
 from extproc.api.paths import DECODERS
 from extproc.config.models import ModelSpec
 from extproc.config.tokens import TokensSettings
+from extproc.index.block_hash import Ids
 from extproc.models.reader import PromptReader
 from extproc.models.shelf import ModelShelf
 from extproc.shm.token_store import TokenStore
 from extproc.telemetry.metrics import Metrics, TokenMetrics
+from extproc.tokens.encoder import Encoder
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.models import make_model
 
 CHAT = "/v1/chat/completions"
+
+
+class Gated:
+    """An encoder that waits until it is let go."""
+
+    name = "gated"
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.gate = threading.Event()
+
+    def encode(self, text: str) -> Ids:
+        self.gate.wait()
+        return self._encoder.encode(text)
 
 
 def make_spec(directory: Path, kind: str, **settings: Any) -> ModelSpec:  # noqa: ANN401

@@ -16,9 +16,8 @@ from extproc.errors import InvalidRequest
 from extproc.index.block_hash import Ids, block_hashes
 from extproc.models.model import Model
 from extproc.models.reader import LONG_BODY_BYTES
-from extproc.tokens.encoder import Encoder
 from extproc.tokens.prompt_tokens import PromptTokens
-from tests.support.readers import CHAT, Reading, make_spec, parse
+from tests.support.readers import CHAT, Gated, Reading, make_spec, parse
 from tests.support.stores import make_segment, open_store
 from tests.support.waiting import until
 
@@ -26,20 +25,6 @@ COMPLETIONS = "/v1/completions"
 SECRET = "a rather confidential question"
 HELLO = [{"role": "user", "content": "Hello, world!"}]
 LONGER = [*HELLO, {"role": "assistant", "content": "Hi!"}, {"role": "user", "content": "How are you?"}]
-
-
-class Gated:
-    """An encoder that waits until it is let go."""
-
-    name = "gated"
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.gate = threading.Event()
-
-    def encode(self, text: str) -> Ids:
-        self.gate.wait()
-        return self._encoder.encode(text)
 
 
 class Failing:

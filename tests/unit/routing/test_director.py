@@ -15,17 +15,15 @@ from extproc.config.models import ModelSpec
 from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint, Refusal
 from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
-from extproc.index.block_hash import Ids
 from extproc.models.reader import LONG_BODY_BYTES
 from extproc.policies.base import Choice, Needs, PolicyContext, Reason
 from extproc.policies.round_robin import RoundRobin
 from extproc.routing.decision import Decision
 from extproc.routing.director import Director
 from extproc.telemetry.metrics import Metrics
-from extproc.tokens.encoder import Encoder
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.fleets import Column, Turns, worker
-from tests.support.readers import Reading, make_spec
+from tests.support.readers import Gated, Reading, make_spec
 
 
 class Published:
@@ -202,20 +200,6 @@ def test_a_policy_is_given_the_parsed_body() -> None:
 
 
 HELLO = [{"role": "user", "content": "Hello, world!"}]
-
-
-class Gated:
-    """An encoder that waits until it is let go."""
-
-    name = "gated"
-
-    def __init__(self, encoder: Encoder) -> None:
-        self._encoder = encoder
-        self.gate = threading.Event()
-
-    def encode(self, text: str) -> Ids:
-        self.gate.wait()
-        return self._encoder.encode(text)
 
 
 class Seeing(RoundRobin):
