@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Prompts = tuple[PromptTokens, ...]
 
-LONG_BODY_BYTES = 256 << 10
+LONG_BODY_BYTES = 96 << 10
 """A longer body is read on a thread from the start, as decoding and rendering it take their time too."""
 _FIRST_SECS_PER_BYTE = 20e-9
 _LEARNED_FROM_BYTES = 1024

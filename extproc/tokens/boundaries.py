@@ -58,9 +58,9 @@ class Boundaries:
         self._is_boundary = np.zeros(2 + max((token.id for token in tokens), default=0), dtype=np.bool_)
         self._is_boundary[[token.id for token in tokens]] = True
 
-    def in_text(self, text: bytes) -> list[int]:
-        """Return the offsets in UTF-8 ``text`` that follow a boundary token, in order."""
-        found = [match.end() for pattern in self._patterns for match in pattern.finditer(text)]
+    def in_text(self, text: bytes, start: int = 0) -> list[int]:
+        """Return the offsets in UTF-8 ``text`` that follow a boundary token which begins at ``start`` or later."""
+        found = [match.end() for pattern in self._patterns for match in pattern.finditer(text, start)]
         if len(self._patterns) > 1:
             found.sort()
         return found

@@ -25,6 +25,8 @@ from extproc.tokens.prompt_tokens import PromptTokens
 MAX_KEPT_BOUNDARIES = 1024
 """Of more boundaries in one prompt, the first and the last become entries."""
 
+TAIL_BYTES = 8 << 10
+
 _LENGTH_BYTES = 8
 _SAMPLED_ENTRIES = 3
 _TWO_WORDS = struct.Struct("=2Q")
@@ -159,15 +161,32 @@ class Encoding:
         return np.array_equal(np.concatenate([self._before, ids, self._after]), tokens.ids)
 
     def _look_up(self, store: TokenStore) -> None:
-        data = self._data
-        offsets = self._offsets = self._cache.boundaries.in_text(data)
-        self._kept = kept = _kept(len(offsets))
+        size = len(self._data)
+        # Of a conversation mostly all but the last turn is known, so its end is looked at first.
+        for start in (size - TAIL_BYTES, 0) if size > 2 * TAIL_BYTES else (0,):
+            self._cut(store, start)
+            found, prefix = store.find_last(self._keys, block_size=self._namespace.block_size)
+            if prefix is not None:
+                break
+        else:
+            return
+        if found == len(self._keys) - 1:
+            self.known = _whole(prefix, self._namespace)._replace(exact=self._exact)
+            others = len(self._other_keys)
+            store.link(prefix.row, keys=self._other_keys, tokens=[prefix.row.tokens] * others, sizes=[size] * others)
+        elif prefix.row.bytes == self._offsets[self._kept[found]]:
+            self._prefix, self._hit, self.reused_bytes = prefix, found, prefix.row.bytes
+
+    def _cut(self, store: TokenStore, start: int) -> None:
+        """Find the boundaries from ``start`` on and the keys of the prefixes that end there, and of the whole text."""
+        offsets = self._offsets = self._cache.boundaries.in_text(self._data, start)
+        self._kept = _kept(len(offsets))
         digest = xxhash.xxh3_128(self._namespace.key, seed=store.secret)
         update, value = digest.update, digest.digest
-        view = memoryview(data)
+        view = memoryview(self._data)
         digests = []
         at = 0
-        for ordinal in kept:
+        for ordinal in self._kept:
             offset = offsets[ordinal]
             update(view[at:offset])
             digests.append(value())
@@ -175,19 +194,7 @@ class Encoding:
         update(view[at:])
         update(_WHOLE)
         digests.append(value())
-        self._keys = keys = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
-        found, prefix = store.find_last(keys, block_size=self._namespace.block_size)
-        if prefix is None:
-            return
-        if found == len(keys) - 1:
-            self.known = _whole(prefix, self._namespace)._replace(exact=self._exact)
-            others = len(self._other_keys)
-            store.link(
-                prefix.row, keys=self._other_keys, tokens=[prefix.row.tokens] * others, sizes=[len(data)] * others
-            )
-            return
-        if prefix.row.bytes == offsets[kept[found]]:
-            self._prefix, self._hit, self.reused_bytes = prefix, found, prefix.row.bytes
+        self._keys = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
 
     def _hash(self, ids: Ids) -> tuple[Hashes, Hashes]:
         """Return the hashes of the blocks that end in what is new, and those of all blocks."""
@@ -209,6 +216,7 @@ class Encoding:
             self._has_lost_entries(store) or prefix.depth >= MAX_DEPTH + length // store.extent_tokens(size)
         ):
             # Earlier boundaries have lost their entries, or there are too many ancestors: all of it is stored anew.
+            self._cut(store, 0)
             prefix, first, new_ids, new_hashes = None, 0, tokens.ids, tokens.block_hashes
             rest = new_ids[len(self._before) : length - len(self._after)]
         positions = self._tokens_at(rest, first, length - len(self._after) - len(rest))

@@ -14,7 +14,7 @@ from extproc.index.block_hash import block_hashes
 from extproc.models.model import Model
 from extproc.shm.token_store import MAX_DEPTH, TokenStore
 from extproc.tokens.boundaries import Boundaries
-from extproc.tokens.prompt_cache import MAX_KEPT_BOUNDARIES, Namespace, PromptCache, namespace_key
+from extproc.tokens.prompt_cache import MAX_KEPT_BOUNDARIES, TAIL_BYTES, Namespace, PromptCache, namespace_key
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.readers import Reading, make_spec
 from tests.support.stores import make_segment, open_store
@@ -169,6 +169,25 @@ def test_a_long_conversation_does_not_become_a_long_chain(model: Model) -> None:
         encoding = cache.begin(text, NAMESPACE)
         assert encoding._prefix is None or encoding._prefix.depth <= MAX_DEPTH
         expect_same(encoding.finish(encoding.encode()), read(plain, text))
+
+
+@pytest.mark.parametrize("turn", [40, 4 * TAIL_BYTES // 5], ids=["small turns", "turns longer than the tail"])
+def test_a_long_conversation_is_known_by_its_end_and_by_any_earlier_turn(model: Model, turn: int) -> None:
+    store = open_store(make_segment())
+    cache, plain = cache_of(model, store), cache_of(model, None)
+    texts = [TURN.format("a long beginning " * TAIL_BYTES)]
+    for number in range(2 * MAX_DEPTH):
+        texts.append(texts[-1] + TURN.format(f"{number} " + "word " * (turn // 5)))
+    for before, text in zip(["", *texts], texts, strict=False):
+        tokens = read(cache, text)
+        assert len(before.encode()) - tokens.reused_bytes <= len("<|im_start|>assistant\n")
+        expect_same(tokens, read(plain, text))
+    assert cache.mismatched_boundaries == 0
+    for end in texts[::5]:
+        branch = end + "elsewhere" + "x" * 3 * TAIL_BYTES
+        tokens = read(cache, branch)
+        assert len(end.encode()) - tokens.reused_bytes <= len("assistant\n")
+        expect_same(tokens, read(plain, branch))
 
 
 def test_a_text_full_of_boundaries_becomes_a_bounded_number_of_entries(model: Model) -> None:
