@@ -155,12 +155,11 @@ class PromptReader:
         if tallies is None:
             # Bounded by the models that the configuration ever named.
             tallies = self._tallies[name] = ModelTallies(self._metrics, name)
+        put_together = False
         for tokens in job.results:
             tallies.count(tokens)
-        if (
-            any(tokens.cache == "level_1" for tokens in job.results)
-            and self._rng.random() < self._settings.verify_share
-        ):
+            put_together |= tokens.cache == "level_1"
+        if put_together and self._rng.random() < self._settings.verify_share:
             self._verify(job)
         self._metrics.tokenize_seconds.observe(perf_counter() - job.started)
         if job.body.truncate_prompt_tokens is None:

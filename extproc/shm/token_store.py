@@ -36,7 +36,7 @@ import xxhash
 
 from extproc.shm.segment import Segment
 from extproc.shm.token_chunks import ENTRY_WORDS, ChunkTable
-from extproc.shm.token_rows import PLACE_UNIT, ROW_BYTES, WAYS, Key, Row, RowTable, Words
+from extproc.shm.token_rows import PLACE_UNIT, ROW_BYTES, WAYS, Key, Row, RowTable
 
 MIN_STORE_BYTES = 16 << 20
 MAX_DEPTH = 12
@@ -161,10 +161,10 @@ class TokenStore:
         row = self._rows.find(key)
         return None if row is None else self._read(row, block_size)
 
-    def find_last(self, keys: Words, *, block_size: int) -> tuple[int, Prefix | None]:
-        """Return the last of ``keys``, shape (n, 2), that leads to a prefix, and that prefix; else -1 and None."""
-        for index, key in self._candidates(keys):
-            prefix = self.find(key, block_size=block_size)
+    def find_last(self, keys: Sequence[Key], *, block_size: int) -> tuple[int, Prefix | None]:
+        """Return the last of ``keys`` that leads to a prefix, and that prefix; else -1 and None."""
+        for index in self._candidates(keys):
+            prefix = self.find(keys[index], block_size=block_size)
             if prefix is not None:
                 return index, prefix
         return -1, None
@@ -243,15 +243,12 @@ class TokenStore:
             evictions=self._chunks.evictions,
         )
 
-    def _candidates(self, keys: Words) -> Iterator[tuple[int, Key]]:
-        """Yield the keys that may be there with their indices, the last first."""
+    def _candidates(self, keys: Sequence[Key]) -> Iterator[int]:
+        """Yield the indices of keys that may be there, the last first."""
         few = max(0, len(keys) - _FEW_KEYS)
-        for index, (first, second) in reversed(list(enumerate(keys[few:].tolist(), start=few))):
-            yield index, (first, second)
+        yield from range(len(keys) - 1, few - 1, -1)
         if few:
-            for index in np.flatnonzero(self._rows.present(keys[:few]))[::-1].tolist():
-                first, second = keys[index].tolist()
-                yield index, (first, second)
+            yield from np.flatnonzero(self._rows.present(np.array(keys[:few], dtype=np.uint64)))[::-1].tolist()
 
     def _append(self, parent: Row | None, depth: int, ids: Ids, hashes: Hashes) -> Row | None:
         size = _extent_bytes(len(ids), len(hashes))

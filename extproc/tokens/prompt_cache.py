@@ -194,7 +194,7 @@ class Encoding:
         update(view[at:])
         update(_WHOLE)
         digests.append(value())
-        self._keys = np.frombuffer(b"".join(digests), dtype=np.uint64).reshape(-1, 2)
+        self._keys: list[Key] = list(_TWO_WORDS.iter_unpack(b"".join(digests)))
 
     def _hash(self, ids: Ids) -> tuple[Hashes, Hashes]:
         """Return the hashes of the blocks that end in what is new, and those of all blocks."""
@@ -220,16 +220,16 @@ class Encoding:
             prefix, first, new_ids, new_hashes = None, 0, tokens.ids, tokens.block_hashes
             rest = new_ids[len(self._before) : length - len(self._after)]
         positions = self._tokens_at(rest, first, length - len(self._after) - len(rest))
-        keys = self._keys[first:-1].tolist() if positions else []
+        keys = self._keys[first:-1] if positions else []
         sizes = [self._offsets[ordinal] for ordinal in self._kept[first:]] if positions else []
-        whole = [*map(tuple, self._keys[-1:].tolist()), *self._other_keys]
+        whole = [self._keys[-1], *self._other_keys]
         store.put(
             parent=None if prefix is None else prefix.row,
             depth=0 if prefix is None else prefix.depth + 1,
             ids=new_ids,
             hashes=new_hashes,
             block_size=size,
-            keys=[*map(tuple, keys), *whole],
+            keys=keys + whole,
             tokens=positions + [length] * len(whole),
             sizes=sizes + [len(self._data)] * len(whole),
         )
@@ -253,7 +253,7 @@ class Encoding:
     def _has_lost_entries(self, store: TokenStore) -> bool:
         """Whether boundaries before the hit are not entries any more, judged by a few of them."""
         step = self._hit // _SAMPLED_ENTRIES + 1
-        return not all(store.has(tuple(key)) for key in self._keys[: self._hit : step].tolist())
+        return not all(map(store.has, self._keys[: self._hit : step]))
 
 
 def _kept(count: int) -> Sequence[int]:

@@ -35,7 +35,7 @@ def test_the_last_of_several_keys_wins_and_those_that_are_there_are_told(numbers
     store = open_store(make_segment())
     ids = ids_of(1, 100)
     put(store, ids, {1: 10, 3: 60})
-    keys = np.array([key(number) for number in numbers], dtype=np.uint64)
+    keys = [key(number) for number in numbers]
     index, prefix = store.find_last(keys, block_size=16)
     assert numbers[index] == 3
     assert is_prefix(prefix, ids, 60)
