@@ -25,9 +25,8 @@ _LONGEST_BLOCK = 1024
 
 _POSITION_STEP = np.uint64(0x9E3779B97F4A7C15)
 _STEPS = np.arange(1 << 14, dtype=np.uint64) * _POSITION_STEP
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
+_MIX = np.uint64(0xBF58476D1CE4E5B9)
+_FIRST_SHIFT, _SECOND_SHIFT = np.uint64(32), np.uint64(29)
 # Odd, so that no bit of a token is lost in its product.
 _COEFFICIENTS = np.random.Generator(np.random.PCG64(0x6C6C6D)).integers(
     0, 1 << 64, _LONGEST_BLOCK, dtype=np.uint64
@@ -68,10 +67,10 @@ def _steps(first: int, count: int) -> Hashes:
 
 
 def _mix(values: Hashes) -> None:
-    """Spread every bit of each value over all of it, in place (the finaliser of SplitMix64)."""
-    first, second, third = _SHIFTS
-    values ^= values >> first
-    values *= _MIX_1
-    values ^= values >> second
-    values *= _MIX_2
-    values ^= values >> third
+    """Spread every bit of each value over all of it, in place.
+
+    The values are products with random numbers already, whose high bits depend on all of a token, but not the low ones.
+    """
+    values ^= values >> _FIRST_SHIFT
+    values *= _MIX
+    values ^= values >> _SECOND_SHIFT
