@@ -10,6 +10,7 @@ import uvloop
 from extproc.config.endpoints import router_address
 from extproc.errors import StartupError
 from extproc.fleet.view import FleetView
+from extproc.models.follower import ModelFollower
 from extproc.models.reader import PromptReader
 from extproc.models.shelf import ModelShelf
 from extproc.policies.base import PolicyContext
@@ -53,9 +54,12 @@ class Router:
         self.health = HealthBoard()
         store = TokenStore.of_segment(segment)
         token_metrics = TokenMetrics()
-        self.shelf = ModelShelf(settings=settings.tokens, store=store, metrics=token_metrics)
+        shelf = ModelShelf(settings=settings.tokens, store=store, metrics=token_metrics)
+        self.models = ModelFollower(
+            shelf=shelf, specs=lambda: self.fleet.models, interval_secs=settings.tokens.reload_interval_secs
+        )
         self.prompts = PromptReader(
-            shelf=self.shelf,
+            shelf=shelf,
             settings=settings.tokens,
             metrics=self.metrics,
             token_metrics=token_metrics,
@@ -111,13 +115,6 @@ class Router:
             self.gate.fade(HOUSEKEEPING_SECS)
             await asyncio.sleep(HOUSEKEEPING_SECS)
 
-    async def follow_models(self) -> None:
-        """Keep the loaded models in step with the configuration and with their files."""
-        interval_secs = self.settings.tokens.reload_interval_secs
-        while True:
-            await asyncio.sleep(interval_secs)
-            await asyncio.to_thread(self.shelf.update, self.fleet.models)
-
     def show(self) -> None:
         """Bring this process's row and metrics up to date."""
         self.fleet.refresh()
@@ -151,7 +148,7 @@ async def _serve(boot: ChildBoot) -> int:
         while not router.fleet.synced and not life.stop.is_set():
             router.fleet.refresh()
             await asyncio.sleep(FLEET_POLL_SECS)
-        await asyncio.to_thread(router.shelf.update, router.fleet.models)
+        await router.models.begin(patience_secs=boot.settings.supervisor.start_timeout_secs / 2)
         try:
             # Not earlier: for a second after a router's death Envoy may still send to the address that it had, whatever
             # its successor says of its health, and without models prompts would go on without tokens.
@@ -162,7 +159,7 @@ async def _serve(boot: ChildBoot) -> int:
         gc.freeze()
         chores = (
             spawn(router.keep_house(), name="housekeeping", eternal=True),
-            spawn(router.follow_models(), name="models", eternal=True),
+            spawn(router.models.run(), name="models", eternal=True),
         )
         for chore in chores:
             # Without it metrics, load or models would stand still unseen: end then, and be replaced.
