@@ -89,6 +89,7 @@ class MessagesRequest(RequestBody, frozen=True, kw_only=True):
         if variables is None:
             return None
         messages = decode_field(_messages, self.messages, "messages")
+        low = template_variables(self.chat_template_kwargs, effort="low") if self._turns_thinking_off() else None
         return ChatInput(
             messages=to_openai_messages(decode_field(_system, self.system, "system"), messages),
             tools=tools_in_effect(decode_field(_tools, self.tools, "tools"), messages),
@@ -96,13 +97,17 @@ class MessagesRequest(RequestBody, frozen=True, kw_only=True):
             kwargs=variables.kwargs,
             tool_choice_none=self._forbids_tools(),
             inline_system=True,
+            low_effort_kwargs=None if low is None else low.kwargs,
         )
 
     def _effort(self) -> str | None:
         """How much the model is to think, where the request says so; turning thinking off comes first."""
-        if self.thinking is not None and self.thinking.type == "disabled":
+        if self._turns_thinking_off():
             return "none"
         return None if self.output_config is None else self.output_config.effort
+
+    def _turns_thinking_off(self) -> bool:
+        return self.thinking is not None and self.thinking.type == "disabled"
 
     def _forbids_tools(self) -> bool:
         return self.tool_choice is not None and self.tool_choice.type == "none"

@@ -15,7 +15,8 @@ class ChatInput(msgspec.Struct, frozen=True, kw_only=True):
     ``messages`` are plain JSON values, of which nothing is checked yet. ``chat_template`` is one that the request
     brings along. ``kwargs`` are variables for the template, merged from all that the request says.
     ``inline_system`` says that a message with the role `system` may stand anywhere, and is to be moved to the
-    beginning for a template that does not take it elsewhere.
+    beginning for a template that does not take it elsewhere. ``low_effort_kwargs`` replace ``kwargs``, which turn
+    thinking off, for a template with which that cannot be done.
     """
 
     messages: list[Any]
@@ -28,6 +29,7 @@ class ChatInput(msgspec.Struct, frozen=True, kw_only=True):
     kwargs: dict[str, Any] = {}
     tool_choice_none: bool = False
     inline_system: bool = False
+    low_effort_kwargs: dict[str, Any] | None = None
 
 
 class TextInput(msgspec.Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Literal
 
 from extproc.errors import InvalidRequest, ModelUnusable
@@ -11,6 +12,7 @@ from extproc.prompt.conversation import to_conversation
 from extproc.tokens.boundaries import AddedToken
 
 TOOL_TEMPLATE = "tool_use"
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
 ContentFormat = Literal["auto", "string", "openai"]
 
 _TOOL = {
@@ -87,6 +89,22 @@ class ModelTemplates:
         messages = [{"role": role, "content": "t"} for role in ("system", "user", "system", "user")]
         return any(_rendered(template, messages, None) is None for template in self._templates.values())
 
+    @property
+    def can_stop_thinking(self) -> bool:
+        """Whether a request can turn thinking off: the template takes that, and writes something else then.
+
+        vLLM decides so for Anthropic's `thinking: disabled`.
+        """
+        template = self._templates.get(DEFAULT_TEMPLATE)
+        if template is None:
+            return True
+        messages = [{"role": "user", "content": "Hi"}]
+        none, *some = (
+            _rendered(template, messages, None, {"reasoning_effort": effort, "enable_thinking": effort != "none"})
+            for effort in ("none", *_EFFORTS)
+        )
+        return none is not None and none not in some
+
     def written_tokens(self, added: Sequence[AddedToken]) -> list[AddedToken]:
         """Return those of ``added`` that appear in sample conversations: the ones that separate turns."""
         texts = [text for template in self._templates.values() for text in self._samples(template)]
@@ -108,11 +126,21 @@ class ModelTemplates:
             raise ModelUnusable(f"chat template `{name}`: {error}") from error
 
 
-def _rendered(template: ChatTemplate, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str | None:
+def _rendered(
+    template: ChatTemplate,
+    messages: list[dict[str, Any]],
+    tools: list[dict[str, Any]] | None,
+    kwargs: Mapping[str, Any] = MappingProxyType({}),
+) -> str | None:
     """Render a conversation, or return None when the template refuses it."""
     try:
         return template.render(
-            messages, tools=tools, documents=None, add_generation_prompt=True, continue_final_message=False, kwargs={}
+            messages,
+            tools=tools,
+            documents=None,
+            add_generation_prompt=True,
+            continue_final_message=False,
+            kwargs=kwargs,
         )
     except InvalidRequest:
         return None

@@ -1,7 +1,5 @@
 """A model: from a request body to the token ids of its engine, and what sets its prompts apart in the cache."""
 
-import json
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +10,13 @@ from tokenizers import Tokenizer
 
 from extproc.api.prompt_input import ChatInput
 from extproc.config.models import ModelSpec
-from extproc.errors import InvalidRequest, ModelUnusable
+from extproc.errors import InvalidRequest
 from extproc.index.block_hash import block_hashes
 from extproc.models.model import Model, load_model
 from extproc.shm.token_store import TokenStore
 from extproc.tokens.prompt_tokens import PromptTokens
-from tests.support.models import BROKEN_KINDS, make_model
-from tests.support.readers import CHAT, parse
+from tests.support.models import make_model
+from tests.support.readers import CHAT, Reading, make_spec, parse
 from tests.support.stores import make_segment, open_store
 
 COMPLETIONS = "/v1/completions"
@@ -428,61 +426,19 @@ def test_the_pattern_of_a_tiktoken_file_can_be_configured(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "file"),
+    ("template", "text"),
     [
-        ("broken_missing", "tokenizer.json"),
-        ("broken_truncated", "tokenizer.json"),
-        ("broken_template", "chat template `default`"),
-        ("broken_special", "tokenizer_config.json"),
-        ("broken_ids", "tokenizer_config.json"),
+        ("{{ reasoning_effort }} {{ enable_thinking }}", "none False"),
+        ("{% if reasoning_effort == 'none' %}{{ raise_exception('no') }}{% endif %}{{ reasoning_effort }}", "low"),
     ],
 )
-def test_a_model_that_cannot_be_used_says_which_file_is_at_fault(kind: str, file: str, tmp_path: Path) -> None:
-    assert kind in BROKEN_KINDS
-    with pytest.raises(ModelUnusable) as unusable:
-        load(tmp_path, kind)
-    assert str(tmp_path / kind) in str(unusable.value)
-    assert file in str(unusable.value)
-
-
-def configures(**values: Any) -> Callable[[Path], None]:  # noqa: ANN401
-    def edit(directory: Path) -> None:
-        path = directory / "tokenizer_config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    return edit
-
-
-def cannot_encode(directory: Path) -> None:
-    vocabulary = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}
-    flags = dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)
-    added = [{"id": 1, "content": "<|im_start|>", "special": True, **flags}]
-    (directory / "tokenizer.json").write_text(
-        json.dumps({"version": "1.0", "added_tokens": added, "model": vocabulary})
-    )
-    (directory / "tokenizer_config.json").write_text("{}")
-
-
-def wrong_added_tokens(directory: Path) -> None:
-    configures(added_tokens_decoder=None)(directory)
-    (directory / "added_tokens.json").write_text('{"<x>": null}')
-
-
-@pytest.mark.parametrize(
-    ("edit", "file"),
-    [
-        (configures(added_tokens_decoder={"4000": {"content": "x", "special": "yes"}}), "tokenizer_config.json"),
-        (configures(added_tokens_decoder={"x": {"content": "x"}}), "tokenizer_config.json"),
-        (configures(added_tokens_decoder={"1": {}}), "tokenizer_config.json"),
-        (wrong_added_tokens, "tokenizer_config.json"),
-        (cannot_encode, "tokenizer.json"),
-    ],
-    ids=["a flag that is none", "an id that is none", "no content", "null for an id", "fails at texts"],
-)
-def test_values_of_a_wrong_kind_are_a_fault_of_their_file(
-    edit: Callable[[Path], None], file: str, tmp_path: Path
-) -> None:
-    edit(make_model(tmp_path / "qwen", "qwen"))
-    with pytest.raises(ModelUnusable) as unusable:
-        load_model(ModelSpec(name="m"), source=tmp_path / "qwen", wanted="tokenizers", store=open_store(make_segment()))
-    assert str(unusable.value).startswith(f"{tmp_path / 'qwen' / file}: ")
+def test_thinking_that_cannot_be_stopped_is_kept_low(template: str, text: str, tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, "qwen")
+    (tmp_path / "qwen" / "chat_template.jinja").write_text(template)
+    shelved = Reading(spec).shelf.find("qwen")
+    assert shelved is not None
+    assert shelved.model is not None
+    fields = {"model": "qwen", "messages": [{"role": "user", "content": "hi"}], "thinking": {"type": "disabled"}}
+    prompt = parse("/v1/messages", **fields).prompt_input()
+    assert isinstance(prompt, ChatInput)
+    assert shelved.model.render(prompt)[0] == text

@@ -124,3 +124,18 @@ def test_the_tokens_that_separate_turns_are_found() -> None:
 def test_a_template_that_refuses_some_samples_is_judged_by_the_others() -> None:
     templates = make(default="{% if tools %}{{ raise_exception('No tools.') }}{% endif %}" + TURNS)
     assert templates.written_tokens([AddedToken(1, "<|start|>")]) == [AddedToken(1, "<|start|>")]
+
+
+@pytest.mark.parametrize(
+    ("source", "can"),
+    [
+        ("{% if enable_thinking is false %}no {% endif %}thought", True),
+        ("thought whatever is asked for", False),
+        ("{% if reasoning_effort == 'none' %}{{ raise_exception('always') }}{% endif %}thought", False),
+        ("{{ 'low' if reasoning_effort in ('none', 'low') else 'high' }}", False),
+        ("{{ reasoning_effort }}", True),
+    ],
+)
+def test_thinking_can_be_stopped_where_that_changes_what_is_written(source: str, can: bool) -> None:
+    templates = ModelTemplates({"default": source}, special_tokens={}, content_format="auto")
+    assert templates.can_stop_thinking is can
