@@ -43,8 +43,12 @@ class WholeKey(NamedTuple):
     moment: bytes
 
 
+class TooManyPrompts(Exception):  # noqa: N818 - as the condition is called everywhere
+    """A request has more prompts than may be prepared."""
+
+
 class Model:
-    """A loaded model. Everything but :meth:`without_prefixes` may be called from several threads at once."""
+    """A loaded model. Everything may be called from several threads at once."""
 
     def __init__(
         self,
@@ -65,11 +69,13 @@ class Model:
         self.surroundings = len(tokenizer.before), len(tokenizer.after)
         """How many tokens are put before and after a text that asks for special tokens."""
         self._system_first = templates.wants_system_first
+        self._can_stop_thinking = templates.can_stop_thinking
         self._timeless = templates.timeless
         self._default_kwargs: dict[str, Any] = json.loads(spec.default_chat_template_kwargs or "{}")
         settings = {name: value for name, value in dataclasses.asdict(spec).items() if name not in _NOT_IDENTITY}
         self._identity = (json.dumps(settings).encode(), files.revision, backend.encoder.name.encode())
         self.fingerprint = int.from_bytes(namespace_key(self._identity)[:8], "little") or 1
+        self._namespaces: dict[tuple[bytes, str, bool], Namespace] = {}
         self._set_boundaries(self._safe_tokens(tokenizer) if store is not None else [])
 
     def without_prefixes(self) -> None:
@@ -98,8 +104,13 @@ class Model:
         """Return the prompt with a level 0 key, if it is known."""
         return self.cache.find(key.key, key.namespace)
 
-    def prepare(self, body: RequestBody, adapter: str, key: "WholeKey | None") -> "list[Encoding | PromptTokens]":
-        """Return the prompts of a body, each known or on its way; raises :class:`InvalidRequest`."""
+    def prepare(
+        self, body: RequestBody, adapter: str, key: "WholeKey | None", *, most: int | None = None
+    ) -> "list[Encoding | PromptTokens]":
+        """Return the prompts of a body, each known or on its way; raises :class:`InvalidRequest`.
+
+        Raises :class:`TooManyPrompts` where there are more than ``most``.
+        """
         salt = body.cache_salt or ""
         prompt = body.prompt_input()
         if isinstance(prompt, ChatInput):
@@ -112,6 +123,9 @@ class Model:
                 # another time than that of the key, as one of the request's own always may.
                 key = None
             return [self._begin(text, namespace, key, special=special, exact=exact)]
+        prompts = () if prompt is None else prompt.texts if isinstance(prompt, TextInput) else prompt.prompts
+        if most is not None and len(prompts) > most:
+            raise TooManyPrompts
         if isinstance(prompt, TextInput):
             special = prompt.add_special_tokens
             namespace = self.namespace(adapter=adapter, cache_salt=salt, special=special)
@@ -148,6 +162,9 @@ class Model:
             )
             raise InvalidRequest(words, param="chat_template")
         messages = merge_inline_system(prompt.messages) if self._merges_system(prompt) else prompt.messages
+        kwargs = prompt.kwargs
+        if prompt.low_effort_kwargs is not None and not self._can_stop_thinking:
+            kwargs = prompt.low_effort_kwargs
         conversation = to_conversation(messages, content_format=self.templates.format_of(template))
         text = template.render(
             conversation.messages,
@@ -155,7 +172,7 @@ class Model:
             documents=prompt.documents,
             add_generation_prompt=prompt.add_generation_prompt,
             continue_final_message=prompt.continue_final_message,
-            kwargs=self._default_kwargs | prompt.kwargs if self._default_kwargs else prompt.kwargs,
+            kwargs=self._default_kwargs | kwargs if self._default_kwargs else kwargs,
         )
         return text, conversation
 
@@ -164,14 +181,16 @@ class Model:
     ) -> Namespace:
         """Return what sets the prompts of an adapter, a salt, some media and a use of special tokens apart."""
         plain = not (cache_salt or media)
-        if plain and (known := self._namespaces.get((adapter, special))):
+        # Read once: the use of prefixes may end meanwhile, and what then counts must not get the namespace from before.
+        epoch = self._epoch
+        if plain and (known := self._namespaces.get((epoch, adapter, special))):
             return known
-        parts = (*self._identity, self._epoch, adapter.encode(), cache_salt.encode(), bytes((special,)), *media)
+        parts = (*self._identity, epoch, adapter.encode(), cache_salt.encode(), bytes((special,)), *media)
         root = root_hash(model=self.spec.name, lora=adapter, cache_salt=cache_salt, media=media)
         namespace = Namespace(namespace_key(parts), root, self.spec.block_size)
         if plain:
             # Bounded by the adapters that the configuration names.
-            self._namespaces[adapter, special] = namespace
+            self._namespaces[epoch, adapter, special] = namespace
         return namespace
 
     def _merges_system(self, prompt: ChatInput) -> bool:
@@ -179,9 +198,10 @@ class Model:
 
     def _set_boundaries(self, tokens: list[Any]) -> None:
         boundaries = Boundaries(tokens)
-        self._epoch = b"prefixes" if tokens else b"whole"
-        self._namespaces: dict[tuple[str, bool], Namespace] = {}
+        # Readers take the epoch first and the cache then, so the cache is set first: nobody uses prefixes in the epoch
+        # that has none.
         self.cache = PromptCache(store=self._store, encoder=self.backend.encoder, boundaries=boundaries)
+        self._epoch = b"prefixes" if tokens else b"whole"
 
     def _safe_tokens(self, tokenizer: TokenizerFile) -> list[Any]:
         added = tokenizer.added

@@ -163,10 +163,16 @@ class TokenStore:
 
     def find_last(self, keys: Sequence[Key], *, block_size: int) -> tuple[int, Prefix | None]:
         """Return the last of ``keys`` that leads to a prefix, and that prefix; else -1 and None."""
+        gone = set()
         for index in self._candidates(keys):
-            prefix = self.find(keys[index], block_size=block_size)
+            row = self._rows.find(keys[index])
+            # Many keys lead to one extent, and if that or an ancestor is gone, it is for all of them.
+            if row is None or (row.claim, row.place) in gone:
+                continue
+            prefix = self._read(row, block_size)
             if prefix is not None:
                 return index, prefix
+            gone.add((row.claim, row.place))
         return -1, None
 
     def has(self, key: Key) -> bool:
@@ -188,12 +194,14 @@ class TokenStore:
         """Store what follows ``parent``: its ids, the hashes of the blocks that end in them, and keys of prefixes.
 
         ``depth`` is the number of ancestors, ``tokens[i]`` and ``sizes[i]`` the length of the prefix with ``keys[i]``
-        in tokens, those of ``parent`` included, and in bytes of text. What is longer than a chunk becomes a chain.
+        in tokens, those of ``parent`` included, and in bytes of text. What is longer than a chunk becomes a chain, and
+        a key leads to that extent of it in which its prefix ends: what comes after is not read then.
         """
         taken = parent.tokens if parent else 0
         room = self.extent_tokens(block_size)
         first = 0
         before = 0
+        entries = list(zip(keys, tokens, sizes, strict=True))
         while True:
             last = min(first + room, len(ids))
             until = (taken + last) // block_size - taken // block_size
@@ -201,10 +209,13 @@ class TokenStore:
             if row is None:
                 self.unstored += 1
                 return
+            for key, length, size in entries:
+                if length <= taken + last:
+                    self._rows.put(key, Row(row.claim, row.place, length, size))
             if last == len(ids):
                 break
+            entries = [entry for entry in entries if entry[1] > taken + last]
             parent, depth, first, before = row._replace(tokens=taken + last), depth + 1, last, until
-        self.link(row, keys=keys, tokens=tokens, sizes=sizes)
 
     def link(self, row: Row, *, keys: Sequence[Key], tokens: Sequence[int], sizes: Sequence[int]) -> None:
         """Store keys of prefixes of the prompt that ends with ``row``'s extent."""
@@ -217,10 +228,8 @@ class TokenStore:
 
     def flush(self) -> bool:
         """Forget everything; False when another process was claiming a chunk at that moment."""
-        if not self._chunks.clear():
-            return False
-        self._rows.clear()
-        return True
+        # A row counts only while the chunk that it leads to has the claim it had when the row was written.
+        return self._chunks.clear()
 
     def revoke(self, model: int) -> None:
         """Tell all processes that prefixes of ``model`` (a hash of it) have proved wrong."""
@@ -234,7 +243,7 @@ class TokenStore:
         return frozenset(self._header[_REVOKED_WORDS].tolist()) - {0}
 
     def state(self) -> StoreState:
-        """How full the store is; reads all rows."""
+        """How full the store is; the number of rows of a large one is an estimate."""
         return StoreState(
             capacity_bytes=self._chunks.count * self._chunk_bytes,
             used_bytes=self._chunks.used_bytes,

@@ -151,7 +151,8 @@ class Encoding:
             reused_bytes=self.reused_bytes,
             reused_tokens=0 if prefix is None else prefix.row.tokens,
         )
-        if self._cache.store is not None:
+        # A prompt without tokens has nothing to be found by, and would take room each time.
+        if self._cache.store is not None and len(ids):
             self._store(self._cache.store, tokens, rest, new_ids, new_hashes)
         return tokens
 

@@ -5,12 +5,14 @@ import os
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extproc.shm.token_store import MIN_STORE_BYTES
+from extproc.shm.token_rows import Row
+from extproc.shm.token_store import MIN_STORE_BYTES, TokenStore
 from tests.support.processes import python_child
-from tests.support.stores import find, ids_of, is_prefix, key, make_segment, open_store, put
+from tests.support.stores import BLOCK_SIZE, find, ids_of, is_prefix, key, make_segment, open_store, put
 
 HOLD_THE_LOCK = """
 import fcntl, sys
@@ -213,3 +215,40 @@ def test_any_order_of_use_by_several_processes_finds_only_what_was_stored(
         known[number] = ids
         put(store, ids, {number: len(ids)}, parent=parent)
         assert is_prefix(find(stores[(process + 1) % 3], number), ids, len(ids))
+
+
+def damage_extent(store: TokenStore, row: Row) -> None:
+    store._chunks_memory[row.chunk * store._chunk_bytes + row.offset + 8] ^= 1
+
+
+def test_the_beginning_of_a_long_prompt_does_not_depend_on_its_end() -> None:
+    store = open_store(make_segment())
+    room = store.extent_tokens(BLOCK_SIZE)
+    ids = ids_of(1, 2 * room + 100)
+    lengths = {1: 2 * room, 2: 100, 3: len(ids), 4: 2 * room + 1, 5: room, 6: room + 1}
+    put(store, ids, lengths)
+    assert all(is_prefix(find(store, number), ids, length) for number, length in lengths.items())
+    whole = find(store, 3)
+    assert whole is not None
+    damage_extent(store, whole.row)
+    assert [number for number in lengths if find(store, number) is not None] == [1, 2, 5, 6]
+    assert all(is_prefix(find(store, number), ids, lengths[number]) for number in (1, 2, 5, 6))
+
+
+def test_an_extent_that_is_gone_is_read_once_however_many_keys_lead_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(make_segment())
+    ids = ids_of(1, 1000)
+    put(store, ids, {number: 500 + number for number in range(200)})
+    found = find(store, 1)
+    assert found is not None
+    damage_extent(store, found.row)
+    digest = xxhash.xxh3_64_intdigest
+    checked: list[int] = []
+
+    def counted(data: bytes, seed: int = 0) -> int:
+        checked.append(len(data))
+        return digest(data, seed=seed)
+
+    monkeypatch.setattr(xxhash, "xxh3_64_intdigest", counted)
+    assert store.find_last([key(number) for number in range(200)], block_size=BLOCK_SIZE) == (-1, None)
+    assert sum(size > 4 * len(ids) for size in checked) == 1
