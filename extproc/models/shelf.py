@@ -14,6 +14,7 @@ from extproc.models.model import Model, load_model
 from extproc.models.source import find_source
 from extproc.shm.token_store import TokenStore
 from extproc.telemetry.metrics import TokenMetrics
+from extproc.tokens.encoder import INTERRUPTS
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,9 @@ class ModelShelf:
         """Whether the files have changed and come to rest again, so that none is read half written."""
         try:
             source = entry.source or find_source(dataclasses.replace(entry.spec, allow_download=False))
-        except ModelUnusable:
+            last, entry.seen = entry.seen, stamp_of(source, entry.spec)
+        except Exception:  # noqa: BLE001 - what cannot be looked at has not changed
             return False
-        last, entry.seen = entry.seen, stamp_of(source, entry.spec)
         return entry.seen not in ((), entry.loaded) and entry.seen == last
 
     def _load(self, entry: _Entry, spec: ModelSpec) -> None:
@@ -108,10 +109,14 @@ class ModelShelf:
             entry.loaded = entry.seen = stamp_of(source, spec)
             entry.source = source
             model = load_model(spec, source=source, wanted=self._settings.backend, store=self._store)
-        except ModelUnusable as error:
+        except INTERRUPTS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - see below
+            # Whatever it is (a directory that may not be entered, a panic of native code): the others go on.
             self._metrics.model_loads.labels(spec.name, "none", "unusable").inc()
             kept = "the one loaded before stays in use" if entry.model else "its requests are routed without tokens"
-            logger.error("Model %s cannot be loaded, %s: %s", spec.name, kept, error)  # noqa: TRY400 - for the operator
+            why = error if isinstance(error, ModelUnusable | OSError) else f"{type(error).__name__}: {error}"
+            logger.error("Model %s cannot be loaded, %s: %s", spec.name, kept, why)  # noqa: TRY400 - for the operator
             return
         entry.model = model
         backend = model.backend

@@ -317,3 +317,27 @@ def test_says_what_it_loaded_with_which_encoder(one: ModelSpec, caplog: pytest.L
     Bench(one, store=open_store(make_segment()))
     assert f"Loaded model qwen from {one.source}: encoder tokenizers (configured)" in caplog.messages
     assert "<|im_end|>" in caplog.text
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), ValueError("embedded null byte")])
+def test_files_that_the_system_refuses_do_not_end_the_others(
+    error: Exception, one: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = replace(make_spec(tmp_path / "second", "qwen"), name="other")
+    loaded, empty = Bench(one), Bench()
+    is_file, is_dir = Path.is_file, Path.is_dir
+
+    def refused(path: Path, ask: Callable[[Path], bool]) -> bool:
+        # As for a directory that may not be entered.
+        if path.is_relative_to(one.source):
+            raise error
+        return ask(path)
+
+    monkeypatch.setattr(Path, "is_file", lambda path: refused(path, is_file))
+    monkeypatch.setattr(Path, "is_dir", lambda path: refused(path, is_dir))
+    for bench in (loaded, empty):
+        bench.update([one, other])
+        assert bench.model("other") is not None
+    assert loaded.model("qwen") is not None
+    assert empty.model("qwen") is None
+    assert (loaded.failures("qwen"), empty.failures("qwen")) == (0, 1)
