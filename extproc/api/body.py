@@ -32,7 +32,7 @@ class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     cache_salt: str | None = None
 
-    # A family that vLLM lets shorten its prompts has fields of these names instead.
+    # A family that vLLM lets shorten its prompts, or bring a template, has fields of these names instead.
     @property
     def truncate_prompt_tokens(self) -> int | None:
         """To how many tokens vLLM cuts each prompt: -1 to as many as the model takes, None not at all."""
@@ -41,6 +41,11 @@ class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def truncation_side(self) -> Literal["left", "right"] | None:
         """From which side it cuts; None for :attr:`default_truncation_side`, with the tokens around a text kept."""
+        return None
+
+    @property
+    def chat_template(self) -> str | None:
+        """A chat template that the request brings along."""
         return None
 
     def validate(self) -> None:

@@ -99,7 +99,7 @@ def _body(arguments: argparse.Namespace) -> tuple[str, bytes]:
     content = _read(arguments.chat)
     try:
         document = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{arguments.chat}: not valid JSON: {error}") from error
     if isinstance(document, list):
         document = {"messages": document}

@@ -41,7 +41,8 @@ class ModelSpec:
     )
     trust_request_chat_template: bool = setting(
         False,  # noqa: FBT003
-        "Use a chat template that a request brings along; as vLLM's option of that name.",
+        "Use a chat template that a request brings along; as vLLM's option of that name. For clients you trust: such a "
+        "template is a program, and one that never ends keeps a thread of a router.",
     )
     tiktoken_pattern: str = setting(
         "",

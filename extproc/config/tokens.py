@@ -56,6 +56,13 @@ class TokensSettings:
     max_prompt_bytes: int = setting(
         16 * MIB, "Requests with a longer prompt go on without tokens.", unit="bytes", low=1024, high=1024 * MIB
     )
+    max_prompts: int = setting(
+        2048,
+        "Requests with more prompts go on without tokens. Each costs as much as some thousand bytes, however short.",
+        unit="prompts",
+        low=1,
+        high=100_000,
+    )
     reload_interval_secs: float = setting(
         2.0, "How often the files of the models are checked for a change.", unit="seconds", low=0.05
     )

@@ -16,7 +16,7 @@ from typing import TypeVar
 from extproc.api.body import RequestBody
 from extproc.config.tokens import TokensSettings
 from extproc.errors import Refusal
-from extproc.models.model import Model, WholeKey
+from extproc.models.model import Model, TooManyPrompts, WholeKey
 from extproc.models.shelf import ModelShelf
 from extproc.models.tallies import ModelTallies
 from extproc.telemetry.metrics import Metrics, TokenMetrics
@@ -30,6 +30,10 @@ Prompts = tuple[PromptTokens, ...]
 
 LONG_BODY_BYTES = 96 << 10
 """A longer body is read on a thread from the start, as decoding and rendering it take their time too."""
+HUGE_BODY_BYTES = 1 << 20
+"""Even to look up what is known of a longer body takes too long elsewhere."""
+INLINE_PROMPTS = 16
+"""More prompts go to a thread, as each costs as much as some thousand bytes, however short it is."""
 _FIRST_SECS_PER_BYTE = 20e-9
 _LEARNED_FROM_BYTES = 1024
 _LEARNING = 0.05
@@ -90,16 +94,22 @@ class PromptReader:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, job: "_Job") -> "Prompts | asyncio.Future[Prompts]":
+        size = sum(map(len, job.parts))
+        if size > HUGE_BODY_BYTES:
+            return self._later(job)
         if job.recall():
             return self._finished(job)
-        if sum(map(len, job.parts)) > LONG_BODY_BYTES:
+        if size > LONG_BODY_BYTES or job.brings_code():
             return self._later(job)
-        job.prepare()
+        try:
+            job.prepare(min(INLINE_PROMPTS, self._settings.max_prompts))
+        except TooManyPrompts:
+            return self._later(job)
         if job.bytes_to_encode() * self._secs_per_byte.get(job.model.spec.name, _FIRST_SECS_PER_BYTE) > (
             self._settings.inline_secs
         ):
             return self._later(job)
-        job.complete()
+        job.complete(self._settings.max_prompts)
         return self._finished(job)
 
     def _later(self, job: "_Job") -> "Prompts | asyncio.Future[Prompts]":
@@ -122,7 +132,13 @@ class PromptReader:
             if not outcome.done():
                 outcome.set_result(self._without("encode_timeout"))
 
-        work = self._on_thread(job.complete)
+        def complete() -> None:
+            # Of what had to wait for a thread, nobody may want it any more: no other prompt shall wait for that.
+            if not outcome.done():
+                job.complete(self._settings.max_prompts)
+                job.cut()
+
+        work = self._on_thread(complete)
         if work is None:
             return self._without("encode_queue_full")
         patience = loop.call_later(self._settings.max_wait_secs, give_up)
@@ -162,9 +178,7 @@ class PromptReader:
         if put_together and self._rng.random() < self._settings.verify_share:
             self._verify(job)
         self._metrics.tokenize_seconds.observe(perf_counter() - job.started)
-        if job.body.truncate_prompt_tokens is None:
-            return tuple(job.results)
-        return tuple([job.model.truncated(tokens, job.body) for tokens in job.results])
+        return job.cut()
 
     def _verify(self, job: "_Job") -> None:
         """Encode the prompts of a job without the cache, in the background, and compare."""
@@ -182,6 +196,8 @@ class PromptReader:
             work.add_done_callback(settle)
 
     def _failed(self, error: BaseException) -> Prompts:
+        if isinstance(error, TooManyPrompts):
+            return self._without("too_many_prompts")
         # The message of an exception may quote what it failed on, which is the prompt.
         logger.error("Tokenizing failed: %s\n%s", type(error).__name__, "".join(format_tb(error.__traceback__)))
         return self._without("tokenize_failed")
@@ -195,7 +211,8 @@ class _Job:
     """The prompts of one request on their way; what a thread does to it, it does alone."""
 
     __slots__ = (
-        "adapter", "body", "encode_secs", "encoded_bytes", "key", "model", "parts", "prompts", "results", "started",
+        "adapter", "answer", "body", "encode_secs", "encoded_bytes", "key", "model", "parts", "prompts", "results",
+        "started",
     )  # fmt: skip
 
     def __init__(self, model: Model, adapter: str, body: RequestBody, parts: tuple[bytes, ...], started: float) -> None:
@@ -207,6 +224,7 @@ class _Job:
         self.started = started
         self.prompts: list[Encoding | PromptTokens] | None = None
         self.results: list[PromptTokens] = []
+        self.answer: Prompts | None = None
         self.encoded_bytes = 0
         self.encode_secs = 0.0
 
@@ -219,18 +237,24 @@ class _Job:
         self.results.append(known)
         return True
 
-    def prepare(self) -> None:
-        """Decode, render, and look up what is known."""
-        self.prompts = self.model.prepare(self.body, self.adapter, self.key)
+    def prepare(self, most: int) -> None:
+        """Decode, render, and look up what is known; raises :class:`TooManyPrompts`."""
+        self.prompts = self.model.prepare(self.body, self.adapter, self.key, most=most)
+
+    def brings_code(self) -> bool:
+        """Whether the request brings a template, which is a program and may run for ever, and is allowed to."""
+        return self.model.spec.trust_request_chat_template and self.body.chat_template is not None
 
     def bytes_to_encode(self) -> int:
         """Return the size of what is not known, in characters."""
         return sum([len(prompt.rest) for prompt in self.prompts or () if isinstance(prompt, Encoding)])
 
-    def complete(self) -> None:
-        """Encode what is not known and put the prompts together."""
+    def complete(self, max_prompts: int) -> None:
+        """Encode what is not known and put the prompts together; raises :class:`TooManyPrompts`."""
         if self.prompts is None:
-            self.prepare()
+            if self.key is None and self.recall():
+                return
+            self.prepare(max_prompts)
         for prompt in self.prompts or ():
             if isinstance(prompt, Encoding):
                 started = perf_counter()
@@ -240,6 +264,12 @@ class _Job:
                 self.results.append(prompt.finish(ids))
             else:
                 self.results.append(prompt)
+
+    def cut(self) -> Prompts:
+        """Return the prompts, of the length that the request wants."""
+        if self.answer is None:
+            self.answer = tuple([self.model.truncated(tokens, self.body) for tokens in self.results])
+        return self.answer
 
     def is_verified(self) -> bool:
         """Whether every prompt has the ids that its whole text gives."""

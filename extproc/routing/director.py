@@ -121,7 +121,13 @@ class Director:
             except Exception as error:  # noqa: BLE001 - whoever awaits the future handles it
                 outcome.set_exception(error)
 
+        def forget(decided: "asyncio.Future[Decision]") -> None:
+            # Also once they are there: asyncio logs an exception that nobody asked for, and it may quote the prompt.
+            if decided.cancelled():
+                prompts.cancel()
+
         prompts.add_done_callback(settle)
+        outcome.add_done_callback(forget)
         return outcome
 
     def _candidates(self, request: RoutingRequest, model: str | None) -> tuple[Worker, ...]:

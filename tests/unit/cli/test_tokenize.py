@@ -163,6 +163,7 @@ def test_a_model_that_is_broken_names_its_file(command: Command, tmp_path: Path)
     ("document", "message"),
     [
         ("{", "chat.json: not valid JSON"),
+        ("[" * 100_000, "chat.json: not valid JSON"),
         ("3", "chat.json: must be a list of messages or a request body"),
         ([], "There is no message. (param: messages)"),
         ([{"content": "x"}], "(param: messages[0].role)"),

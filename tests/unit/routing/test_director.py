@@ -1,6 +1,7 @@
 """Parse as far as needed, filter, choose, account."""
 
 import asyncio
+import gc
 import json
 import random
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from extproc.api.body import RequestBody
 from extproc.api.request import RoutingRequest
 from extproc.config.models import ModelSpec
 from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint, Refusal
@@ -426,3 +428,35 @@ async def test_nothing_is_counted_for_a_request_that_ends_before_its_decision(sp
     assert len(bench.policy.seen) == 1
     assert bench.column.total == 1
     bench.close()
+
+
+class Promised:
+    """A source of prompts that come when the test says so."""
+
+    def __init__(self) -> None:
+        self.prompts: asyncio.Future[tuple[PromptTokens, ...]] = asyncio.get_running_loop().create_future()
+
+    def read(self, body: RequestBody, name: str) -> "asyncio.Future[tuple[PromptTokens, ...]]":
+        return self.prompts
+
+
+async def test_prompts_of_a_request_that_ends_are_not_waited_for(spec: ModelSpec) -> None:
+    bench = TokenBench(spec)
+    source = bench.director._prompts = Promised()
+    bench.later(question()).cancel()
+    await asyncio.sleep(0)
+    assert source.prompts.cancelled()
+
+
+async def test_a_refusal_that_comes_after_the_end_of_its_request_is_not_logged(
+    spec: ModelSpec, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = TokenBench(spec)
+    source = bench.director._prompts = Promised()
+    decision = bench.later(question())
+    source.prompts.set_exception(InvalidRequest("the template quotes the prompt"))
+    decision.cancel()
+    await asyncio.sleep(0)
+    del source.prompts
+    gc.collect()
+    assert not caplog.records
