@@ -116,7 +116,7 @@ class TokenCacheGauges(Collector):
         )
         yield GaugeMetricFamily(
             "extproc_token_cache_entries",
-            "Prompts and prefixes that can be found in the token cache.",
+            "Prompts and prefixes that can be found in the token cache; of a large one an estimate.",
             value=cache.rows,
         )
         yield CounterMetricFamily(
