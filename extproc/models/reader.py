@@ -73,11 +73,12 @@ class PromptReader:
             return ()
         if shelved.model is None:
             return self._without("model_unusable")
-        if sum(map(len, parts)) > self._settings.max_prompt_bytes:
+        size = sum(map(len, parts))
+        if size > self._settings.max_prompt_bytes:
             return self._without("prompt_too_long")
         job = _Job(shelved.model, shelved.adapter, body, parts, perf_counter())
         try:
-            return self._read(job)
+            return self._read(job, size)
         except Refusal:
             raise
         except Exception as error:  # noqa: BLE001 - the request goes on
@@ -93,8 +94,7 @@ class PromptReader:
         """End the threads; what waits for one is not read any more."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _read(self, job: "_Job") -> "Prompts | asyncio.Future[Prompts]":
-        size = sum(map(len, job.parts))
+    def _read(self, job: "_Job", size: int) -> "Prompts | asyncio.Future[Prompts]":
         if size > HUGE_BODY_BYTES:
             return self._later(job)
         if job.recall():
