@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import wait_until
-from tests.support.usage import descendants
+from tests.support.usage import command_line, descendants
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -62,8 +62,7 @@ def test_ctrl_c_while_the_bootstrap_is_made_is_no_failure(tmp_path: Path) -> Non
     """The command that makes it is not hit by what the terminal sends to the foreground group."""
 
     def making_the_bootstrap() -> bool:
-        lines = (Path(f"/proc/{pid}/cmdline") for pid in descendants(demo.pid))
-        return any(b"envoy-config" in line.read_bytes() for line in lines if line.exists())
+        return any(b"envoy-config" in command_line(pid) for pid in descendants(demo.pid))
 
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     demo = subprocess.Popen(
@@ -76,7 +75,7 @@ def test_ctrl_c_while_the_bootstrap_is_made_is_no_failure(tmp_path: Path) -> Non
         said, _ = demo.communicate(timeout=60)
     finally:
         demo.kill()
-        demo.wait()
+        demo.communicate()
     assert (demo.returncode, said.splitlines()[-1]) == (0, "Stopped.")
     assert [pid for pid in started if Path(f"/proc/{pid}").exists()] == []
     assert list(tmp_path.iterdir()) == []

@@ -23,6 +23,18 @@ def resident_bytes(pid: int) -> int:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children of a process, their children, and so on."""
-    children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Children of a process, their children, and so on; a process that ends meanwhile has none."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    children = [int(child) for child in listed.split()]
     return children + [below for child in children for below in descendants(child)]
+
+
+def command_line(pid: int) -> bytes:
+    """The command line of a process, its words ended by NUL; empty when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
