@@ -108,6 +108,32 @@ class NoEndpoint(Refusal):
     retry_after_secs = 1
 
 
+class QueueTimeout(Refusal):
+    """The request waited for a place among those in flight for as long as it may."""
+
+    status = 503
+    reason = "queue_timeout"
+    code = "queue_timeout"
+    retry_after_secs = 1
+
+
+class HookFailed(Refusal):
+    """A request hook failed, and the operator wants no request to pass without it."""
+
+    reason = "hook_failed"
+
+
+class HookRefusal(Refusal):
+    """A request hook refuses the request, with a status and words of its own."""
+
+    reason = "hook_refused"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status  # type: ignore[misc]  # of this answer, not of the class
+
+
 class DecisionTimeout(Refusal):
     """No decision within ``server.decision_timeout_secs``."""
 

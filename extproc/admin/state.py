@@ -6,6 +6,7 @@ from typing import Protocol
 
 from extproc.fleet.worker import Worker
 from extproc.shm.token_store import StoreState
+from extproc.shm.worker_table import WorkerRow
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +43,9 @@ class ServiceState(Protocol):
 
     def in_flight(self) -> Sequence[int]:
         """Requests in flight by worker slot, over all processes."""
+
+    def worker_row(self, slot: int) -> WorkerRow:
+        """The load, engine and breaker of the worker in a slot."""
 
     def token_cache(self) -> StoreState | None:
         """How full the token cache is; None when there is none."""

@@ -1,6 +1,6 @@
 """``/v1/messages`` (Anthropic)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -52,6 +52,8 @@ _tools = msgspec.json.Decoder(list[dict[str, Any]] | None)
 
 class MessagesRequest(RequestBody, frozen=True, kw_only=True):
     """The prompt is the system text and the turns."""
+
+    growing_part: ClassVar[int] = 2
 
     messages: msgspec.Raw
     system: msgspec.Raw = NULL

@@ -11,6 +11,9 @@ from extproc.errors import InvalidRequest
 NULL = msgspec.Raw(b"null")
 """A field that is missing, or null: the two mean the same."""
 
+MAX_ANSWER_TOKENS = 1 << 24
+_MAX_DIGITS = 12
+
 B = TypeVar("B", bound="RequestBody")
 T = TypeVar("T")
 
@@ -28,9 +31,18 @@ class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
     default_truncation_side: ClassVar[Literal["left", "right"]] = "left"
     """From which side vLLM lets the tokenizer cut where the body names none."""
 
+    growing_part: ClassVar[int] = 1
+    """Which of the :meth:`prompt_parts` a conversation adds to, turn by turn."""
+
+    has_answer: ClassVar[bool] = True
+    """Whether the engine generates tokens."""
+
     model: str
     stream: bool | None = None
     cache_salt: str | None = None
+    max_tokens: msgspec.Raw = NULL
+    max_completion_tokens: msgspec.Raw = NULL
+    max_output_tokens: msgspec.Raw = NULL
 
     # A family that vLLM lets shorten its prompts, or bring a template, has fields of these names instead.
     @property
@@ -47,6 +59,16 @@ class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
     def chat_template(self) -> str | None:
         """A chat template that the request brings along."""
         return None
+
+    def answer_tokens(self, assumed: int) -> int:
+        """Return the most tokens that the answer may have, by whatever name the API gives it; else ``assumed``."""
+        if not self.has_answer:
+            return 0
+        for limit in (self.max_completion_tokens, self.max_tokens, self.max_output_tokens):
+            if limit != NULL:
+                text = bytes(limit)
+                return min(int(text), MAX_ANSWER_TOKENS) if text.isdigit() and len(text) < _MAX_DIGITS else assumed
+        return assumed
 
     def validate(self) -> None:
         """Raise :class:`InvalidRequest` when what makes up the prompt is not of the right shape."""

@@ -25,6 +25,7 @@ class EmbeddingRequest(RequestBody, frozen=True, kw_only=True):
     At these paths vLLM reads neither tools nor documents nor how much the model is to think.
     """
 
+    has_answer: ClassVar[bool] = False
     default_truncation_side: ClassVar[Literal["left", "right"]] = "right"
 
     input: msgspec.Raw = NULL

@@ -1,6 +1,6 @@
 """``/v1/responses`` (OpenAI)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ class Reasoning(msgspec.Struct, frozen=True):
 
 class ResponsesRequest(RequestBody, frozen=True, kw_only=True):
     """``input`` is a text or a list of items (messages, tool calls and their results)."""
+
+    growing_part: ClassVar[int] = 2
 
     input: msgspec.Raw
     instructions: str | None = None

@@ -8,6 +8,14 @@ from extproc.api.body import RequestBody
 from extproc.tokens.prompt_tokens import PromptTokens
 
 
+class Changes(msgspec.Struct, frozen=True):
+    """What hooks change of a request: headers to set, metadata to add, and the body in place of its own."""
+
+    headers: tuple[tuple[str, str], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+
+
 class RoutingRequest(msgspec.Struct, kw_only=True):
     """What candidates, policies and hooks may look at.
 
@@ -16,7 +24,8 @@ class RoutingRequest(msgspec.Struct, kw_only=True):
     needed, or the data plane does not send it (``body_withheld``). ``truncated`` marks a body of which perhaps
     only the beginning was sent. ``body`` is its parsed form, None until and unless it is parsed.
     ``prompts`` are its prompts as token ids; empty until and unless they are wanted, and where they cannot be known.
-    ``subset`` is the data plane's hint, the only endpoints it allows; None when it gave no hint.
+    ``subset`` is the data plane's hint, the only endpoints it allows; None when it gave no hint. ``changes`` is what
+    hooks change of the request on its way to the worker.
     """
 
     method: str
@@ -29,3 +38,4 @@ class RoutingRequest(msgspec.Struct, kw_only=True):
     subset: tuple[str, ...] | None = None
     body: RequestBody | None = None
     prompts: tuple[PromptTokens, ...] = ()
+    changes: Changes | None = None

@@ -3,6 +3,8 @@
 Their inputs have many shapes, so only the model is required.
 """
 
+from typing import ClassVar
+
 import msgspec
 
 from extproc.api.body import RequestBody
@@ -10,6 +12,8 @@ from extproc.api.body import RequestBody
 
 class ScoringRequest(RequestBody, frozen=True, kw_only=True):
     """A query and documents, or pairs of texts."""
+
+    has_answer: ClassVar[bool] = False
 
     query: str | dict[str, msgspec.Raw] | None = None
     documents: list[str | dict[str, msgspec.Raw]] | dict[str, msgspec.Raw] | None = None

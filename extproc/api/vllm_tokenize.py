@@ -1,5 +1,7 @@
 """vLLM's ``/tokenize``: a text or chat messages."""
 
+from typing import ClassVar
+
 import msgspec
 
 from extproc.api.body import NULL, RequestBody, decode_field, is_given
@@ -14,6 +16,8 @@ class TokenizeRequest(RequestBody, frozen=True, kw_only=True):
 
     At this path vLLM reads neither documents nor ``tool_choice`` nor how much the model is to think.
     """
+
+    has_answer: ClassVar[bool] = False
 
     prompt: str | None = None
     messages: msgspec.Raw = NULL

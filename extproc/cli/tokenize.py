@@ -18,7 +18,7 @@ from extproc.errors import InvalidRequest, ModelUnusable, StartupError
 from extproc.models.inspection import Inspection, inspect, read_body
 from extproc.models.model import Model, load_model
 from extproc.models.source import find_source
-from extproc.shm.layout import SEGMENT_BYTES
+from extproc.shm.layout import Part
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import MIN_STORE_BYTES, TokenStore
 
@@ -86,9 +86,9 @@ def _spec(name: str, settings: Settings, *, configured: bool) -> tuple[ModelSpec
 
 
 def _private_store() -> TokenStore:
-    segment = Segment.create(SEGMENT_BYTES + MIN_STORE_BYTES)
-    TokenStore.prepare(segment.token_store)
-    return TokenStore(memory=segment.token_store, fd=segment.fd)
+    segment = Segment.create({Part.TOKEN_STORE: MIN_STORE_BYTES})
+    TokenStore.prepare(segment.part(Part.TOKEN_STORE))
+    return TokenStore(memory=segment.part(Part.TOKEN_STORE), fd=segment.fd)
 
 
 def _body(arguments: argparse.Namespace) -> tuple[str, bytes]:

@@ -33,3 +33,31 @@ class FleetSettings:
         unit="seconds",
         low=0,
     )
+    breaker_failures: int = setting(
+        3,
+        "Failures in a row (no connection, reset before an answer, 5xx) that open a worker's breaker: it gets no "
+        "request. 0: never.",
+        unit="failures",
+        low=0,
+        high=1000,
+    )
+    breaker_open_secs: float = setting(
+        1.0,
+        "How long a breaker stays open before one request is sent to try the worker; doubles each time that fails.",
+        unit="seconds",
+        low=0.05,
+        high=3600,
+    )
+    breaker_max_open_secs: float = setting(
+        30.0, "The longest that a breaker stays open before the next try.", unit="seconds", low=0.05, high=3600
+    )
+    breaker_probe_secs: float = setting(
+        60.0,
+        "A request that tries a worker and of which nothing is heard for so long makes way for another.",
+        unit="seconds",
+        low=0.1,
+        high=3600,
+    )
+    load_stale_secs: float = setting(
+        5.0, "What an engine said of its load is not used when it is older than this.", unit="seconds", low=0.05
+    )

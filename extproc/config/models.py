@@ -50,3 +50,10 @@ class ModelSpec:
         "expression. Empty: the usual one.",
     )
     block_size: int = setting(16, "Tokens in one KV block of the engine.", unit="tokens", low=1, high=1024)
+    policy: str = setting("", "Load-balancing policy of its requests. Empty: `routing.policy`.")
+    max_requests: int = setting(
+        0, "Its requests in flight over all routers; 0: no limit.", unit="requests", low=0, high=10_000_000
+    )
+    max_tokens: int = setting(
+        0, "Its tokens in flight, as `admission.max_tokens`; 0: no limit.", unit="tokens", low=0, high=1 << 50
+    )

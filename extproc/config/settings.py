@@ -3,10 +3,22 @@
 import dataclasses
 
 from extproc.config.admin import AdminSettings
+from extproc.config.admission import AdmissionSettings
 from extproc.config.dataplane import EnvoySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.hooks import HookSettings
 from extproc.config.models import ModelSpec
-from extproc.config.policies import RoutingSettings
+from extproc.config.policies import (
+    BucketSettings,
+    CacheAwareSettings,
+    ConsistentHashingSettings,
+    ExpectedLatencySettings,
+    ManualSettings,
+    PolicyParameters,
+    PowerOfTwoSettings,
+    PrefixHashSettings,
+    RoutingSettings,
+)
 from extproc.config.server import ServerSettings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.config.telemetry import TelemetrySettings
@@ -22,8 +34,23 @@ class Settings:
     admin: AdminSettings = dataclasses.field(default_factory=AdminSettings)
     fleet: FleetSettings = dataclasses.field(default_factory=FleetSettings)
     routing: RoutingSettings = dataclasses.field(default_factory=RoutingSettings)
+    admission: AdmissionSettings = dataclasses.field(default_factory=AdmissionSettings)
+    hooks: HookSettings = dataclasses.field(default_factory=HookSettings)
+    power_of_two: PowerOfTwoSettings = dataclasses.field(default_factory=PowerOfTwoSettings)
+    cache_aware: CacheAwareSettings = dataclasses.field(default_factory=CacheAwareSettings)
+    bucket: BucketSettings = dataclasses.field(default_factory=BucketSettings)
+    manual: ManualSettings = dataclasses.field(default_factory=ManualSettings)
+    consistent_hashing: ConsistentHashingSettings = dataclasses.field(default_factory=ConsistentHashingSettings)
+    prefix_hash: PrefixHashSettings = dataclasses.field(default_factory=PrefixHashSettings)
+    expected_latency: ExpectedLatencySettings = dataclasses.field(default_factory=ExpectedLatencySettings)
     tokens: TokensSettings = dataclasses.field(default_factory=TokensSettings)
     envoy: EnvoySettings = dataclasses.field(default_factory=EnvoySettings)
     telemetry: TelemetrySettings = dataclasses.field(default_factory=TelemetrySettings)
     workers: tuple[WorkerSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()
+
+    @property
+    def policy_parameters(self) -> PolicyParameters:
+        """The parameters of all policies."""
+        names = [field.name for field in dataclasses.fields(PolicyParameters)]
+        return PolicyParameters(**{name: getattr(self, name) for name in names})

@@ -16,11 +16,25 @@ class WorkerKey(NamedTuple):
     address: str
 
 
+class LoraState(msgspec.Struct, frozen=True, kw_only=True):
+    """The LoRA adapters of an engine: how many fit at once, those in use, and those that wait for a place."""
+
+    max_adapters: int
+    running: tuple[str, ...] = ()
+    waiting: tuple[str, ...] = ()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another adapter can be loaded without displacing one in use."""
+        return len({*self.running, *self.waiting}) < self.max_adapters
+
+
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
     """One worker, as the observer last published it.
 
-    ``slot`` is its column in the shared in-flight table and stays with it for as long as it is known. ``models`` is
-    empty when it serves any model. ``draining`` workers finish what they have and get nothing new.
+    ``slot`` is its place in the shared tables and stays with it for as long as it is known. ``models`` is empty when it
+    serves any model. ``draining`` workers finish what they have and get nothing new. ``lora`` is what its engine says
+    of its adapters, None when it says nothing.
     """
 
     id: str
@@ -29,6 +43,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     state: WorkerState = "active"
     healthy: bool = True
+    lora: LoraState | None = None
 
     @property
     def eligible(self) -> bool:

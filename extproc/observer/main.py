@@ -28,10 +28,10 @@ from extproc.observer.publisher import Publisher
 from extproc.observer.state import SharedState
 from extproc.observer.tokens import ObservedTokens
 from extproc.shm.fleet import FleetDocument
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessTable
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
+from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
 from extproc.telemetry.metrics import Metrics, TokenMetrics
@@ -45,7 +45,7 @@ class ObserverProcess:
 
     def __init__(self, *, settings: Settings, segment: Segment, config_file: Path, metric_dir: Path) -> None:
         self._settings = settings
-        document, in_flight = FleetDocument(segment), InFlight(segment)
+        document, table = FleetDocument(segment), WorkerTable(segment)
         metrics = Metrics()
         restored = read_fleet(document)
         registry = FleetRegistry(settings=settings.fleet, restored=restored)
@@ -63,7 +63,7 @@ class ObserverProcess:
                 metrics=metrics,
                 before=restored,
             ),
-            in_flight=in_flight.totals,
+            in_flight=table.in_flight,
             watch=self._prober.watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
@@ -78,7 +78,7 @@ class ObserverProcess:
         state = SharedState(
             document=document,
             token_store=store,
-            in_flight=in_flight,
+            table=table,
             processes=ProcessTable(segment),
             workers=self._observer.workers,
         )

@@ -6,9 +6,9 @@ from time import monotonic_ns
 from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
 from extproc.shm.fleet import FleetDocument
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable
 from extproc.shm.token_store import StoreState, TokenStore
+from extproc.shm.worker_table import WorkerRow, WorkerTable
 
 NS_PER_SEC = 1e9
 
@@ -24,14 +24,15 @@ class SharedState:
         *,
         document: FleetDocument,
         token_store: TokenStore | None,
-        in_flight: InFlight,
+        table: WorkerTable,
         processes: ProcessTable,
         workers: Callable[[], tuple[Worker, ...]],
     ) -> None:
         self._document = document
         self._token_store = token_store
         self._processes = processes
-        self.in_flight: Callable[[], Sequence[int]] = in_flight.totals
+        self.in_flight: Callable[[], Sequence[int]] = table.in_flight
+        self.worker_row: Callable[[int], WorkerRow] = table.row
         self.workers: Callable[[], tuple[Worker, ...]] = workers
 
     @property

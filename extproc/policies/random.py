@@ -7,8 +7,8 @@ without replacement. Source of the rule: the family of the Shepherd Model Gatewa
 from typing import ClassVar
 
 from extproc.api.request import RoutingRequest
-from extproc.fleet.worker import Worker
-from extproc.policies.base import Choice, Needs, PolicyContext, Reason
+from extproc.fleet.candidates import Candidates
+from extproc.policies.base import Choice, Needs, PolicyContext, Reason, picked
 
 
 class Random:
@@ -21,7 +21,7 @@ class Random:
         self._rng = context.rng
         self._max_endpoints = context.max_endpoints
 
-    def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:  # noqa: ARG002 - needs nothing of it
+    def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:  # noqa: ARG002 - needs nothing of it
         """Draw the whole list without replacement."""
         size = len(candidates)
         uniform = self._rng.random
@@ -32,4 +32,4 @@ class Random:
             for earlier in sorted(drawn):
                 position += position >= earlier
             drawn.append(position)
-        return Choice(tuple([candidates[position] for position in drawn]), Reason.RANDOM)
+        return Choice(picked(candidates, drawn), Reason.RANDOM)

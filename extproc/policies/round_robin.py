@@ -9,7 +9,7 @@ Gateway.
 from typing import ClassVar
 
 from extproc.api.request import RoutingRequest
-from extproc.fleet.worker import Worker
+from extproc.fleet.candidates import Candidates
 from extproc.policies.base import Choice, Needs, PolicyContext, Reason
 
 
@@ -23,10 +23,11 @@ class RoundRobin:
         self._turns = context.turns
         self._max_endpoints = context.max_endpoints
 
-    def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:  # noqa: ARG002 - needs nothing of it
+    def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:  # noqa: ARG002 - needs nothing of it
         """Take the next turn."""
         size = len(candidates)
         first = self._turns.next() % size
         last = first + min(self._max_endpoints, size)
-        turns = candidates[first:last] if last <= size else candidates[first:] + candidates[: last - size]
+        workers = candidates.workers
+        turns = workers[first:last] if last <= size else workers[first:] + workers[: last - size]
         return Choice(turns, Reason.ROUND_ROBIN)

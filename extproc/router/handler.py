@@ -18,9 +18,10 @@ from extproc.errors import DecisionTimeout, Draining, InternalFault, Overloaded,
 from extproc.pb.ext_proc_pb2 import ProcessingRequest
 from extproc.routing.decision import Decision
 from extproc.server.base import Responder
-from extproc.stream.exchange import Exchange, Phase
+from extproc.stream.exchange import Answer, Exchange, Phase
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tally import Tally
+from extproc.tokens.prompt_tokens import PromptTokens
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ class Decider(Protocol):
 class ProcessService:
     """Makes the handlers of one router process and holds what they share.
 
-    ``active`` streams are open now, of all that were ever ``opened``.
+    ``active`` streams are open now, of all that were ever ``opened``. ``queue_wait_secs`` is how long a request may
+    wait to be admitted, besides the time for its decision.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ProcessService:
         server: ServerSettings,
         routing: RoutingSettings,
         metrics: Metrics,
+        queue_wait_secs: float = 0.0,
     ) -> None:
         self.decider = decider
         self.metrics = metrics
@@ -64,7 +67,7 @@ class ProcessService:
         self.max_streams = server.max_streams
         self.max_held_bytes = server.max_held_bytes
         self.held_bytes = 0
-        self.decision_timeout_secs = server.decision_timeout_secs
+        self.decision_timeout_secs = server.decision_timeout_secs + queue_wait_secs
         self.fail_open = routing.on_error == "open"
         self.shows_decision = routing.decision_header
         self._stopping = False
@@ -78,6 +81,7 @@ class ProcessService:
         self.count_reset_end = metrics.streams.labels("reset").inc
         self.count_error_end = metrics.streams.labels("error").inc
         self._decisions: dict[tuple[str, int], Tally] = {}
+        self._matches: dict[str, tuple[Tally, Tally]] = {}
 
     def open_stream(self, responder: Responder) -> "ProcessHandler":
         """Take a new RPC."""
@@ -111,11 +115,29 @@ class ProcessService:
             metric = self.metrics.decisions.labels(decision.worker.id, decision.policy, decision.reason.value)
             tally = self._decisions[key] = Tally(metric)
         tally.inc()
+        if decision.matched_tokens is not None and decision.flight is not None:
+            self._count_match(decision.policy, decision.matched_tokens, decision.flight.uncached_tokens)
+
+    def _count_match(self, policy: str, matched: int, unmatched: int) -> None:
+        tallies = self._matches.get(policy)
+        if tallies is None:
+            metric = self.metrics.prompt_tokens_matched
+            tallies = self._matches[policy] = (
+                Tally(metric.labels(policy, "matched")),
+                Tally(metric.labels(policy, "unmatched")),
+            )
+        tallies[0].add(matched)
+        tallies[1].add(unmatched)
 
     def flush(self) -> None:
         """Write what was counted to the metrics; call regularly, and at the end."""
         self._clean_ends.flush()
         self.metrics.decision_seconds.flush()
+        self.metrics.first_byte_seconds.flush()
+        self.metrics.admission_wait_seconds.flush()
+        for tallies in self._matches.values():
+            for tally in tallies:
+                tally.flush()
         self._count_routed(sum([tally.flush() for tally in self._decisions.values()]))
 
 
@@ -123,8 +145,8 @@ class ProcessHandler:
     """One RPC; see :class:`~extproc.server.base.StreamHandler` for who calls what."""
 
     __slots__ = (
-        "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_held", "_malformed", "_pending",
-        "_responder", "_service", "_started", "_watchdog",
+        "_decided_at", "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_held", "_malformed",
+        "_pending", "_responder", "_service", "_started", "_watchdog",
     )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:
@@ -157,10 +179,19 @@ class ProcessHandler:
             self._refuse(refusal)
         if exchange.wanted:
             self._decide()
+        elif exchange.answer is not None:
+            self._take_answer(exchange.answer)
         if exchange.held_bytes != self._held:
             self._hold(exchange.held_bytes)
         if self._draining:
             self._end_when_dispensable(_PAUSE_SECS)
+
+    def _take_answer(self, answer: Answer) -> None:
+        """Learn from the response headers, once."""
+        self._exchange.answer = None
+        if self._decision is not None:
+            self._service.metrics.first_byte_seconds.observe(perf_counter() - self._decided_at)
+            self._decision.answered(status=answer.status, served=answer.served)
 
     def _hold(self, size: int) -> None:
         """Account for what this request holds of its body now, and refuse it when all together hold too much."""
@@ -201,7 +232,7 @@ class ProcessHandler:
         if self._held:
             self._hold(0)
         if self._decision is not None:
-            self._decision.release()
+            self._decision.release(early=not self._exchange.ends_with_answer)
             self._decision = None
         service = self._service
         if self._malformed:
@@ -274,12 +305,10 @@ class ProcessHandler:
     def _route(self, decision: Decision) -> None:
         service = self._service
         self._decision = decision
+        self._decided_at = perf_counter()
         text = None
         if service.shows_decision:
-            text = f"worker={decision.worker.id}; policy={decision.policy}; reason={decision.reason}"
-            prompts = self._exchange.request.prompts
-            if prompts:
-                text += f"; tokens={sum([len(prompt.ids) for prompt in prompts])}; cache={prompts[0].cache}"
+            text = explain(decision, self._exchange.request.prompts)
         self._send(self._exchange.routed(decision.endpoints, text))
         service.count_decision(decision)
 
@@ -301,3 +330,14 @@ class ProcessHandler:
         send = self._responder.send
         for reply in replies:
             send(reply)
+
+
+def explain(decision: Decision, prompts: tuple[PromptTokens, ...]) -> str:
+    """Return a decision in words, for the response header: who, by which policy, why, and the numbers behind it."""
+    words = [f"worker={decision.worker.id}", f"policy={decision.policy}", f"reason={decision.reason}"]
+    if prompts:
+        words += [f"tokens={sum([len(prompt.ids) for prompt in prompts])}", f"cache={prompts[0].cache}"]
+    if decision.matched_tokens is not None:
+        words.append(f"matched={decision.matched_tokens}")
+    words += [f"{name}={value:.6g}" for name, value in decision.terms]
+    return "; ".join(words)

@@ -13,17 +13,13 @@ from extproc.fleet.view import FleetView
 from extproc.models.follower import ModelFollower
 from extproc.models.reader import PromptReader
 from extproc.models.shelf import ModelShelf
-from extproc.policies.base import PolicyContext
-from extproc.policies.registry import POLICIES
 from extproc.router.accept_gate import AcceptGate
+from extproc.router.deciding import Deciding
 from extproc.router.handler import ProcessService
-from extproc.routing.director import Director
 from extproc.server.base import Listener, Server
 from extproc.server.grpc_health import HealthBoard
 from extproc.server.transports import server_class
-from extproc.shm.counters import SharedCounter
 from extproc.shm.fleet import FleetDocument
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
@@ -32,7 +28,6 @@ from extproc.supervisor.lifecycle import ChildLifecycle
 from extproc.telemetry.metrics import Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
-ROUND_ROBIN_COUNTER = 0
 FLEET_POLL_SECS = 0.01
 HOUSEKEEPING_SECS = 0.25
 GOAWAY_READ_SECS = 0.5
@@ -65,26 +60,20 @@ class Router:
             token_metrics=token_metrics,
             rng=random.Random(),  # noqa: S311 - picks samples, keeps no secret
         )
-        director = Director(
+        self.deciding = Deciding(
+            settings=settings,
+            segment=segment,
+            process_slot=boot.slot,
             fleet=self.fleet,
             prompts=self.prompts,
-            always_tokenize=settings.tokens.when == "always",
-            policy=POLICIES[settings.routing.policy](
-                PolicyContext(
-                    max_endpoints=settings.routing.max_endpoints,
-                    rng=random.Random(),  # noqa: S311 - spreads load, keeps no secret
-                    turns=SharedCounter(segment, counter=ROUND_ROBIN_COUNTER, process_slot=boot.slot),
-                )
-            ),
-            in_flight=InFlight(segment).column(boot.slot),
             metrics=self.metrics,
-            single_endpoint=settings.routing.destination == "single",
         )
         self.service = ProcessService(
-            decider=director,
+            decider=self.deciding.director,
             server=settings.server,
             routing=settings.routing,
             metrics=self.metrics,
+            queue_wait_secs=settings.admission.max_wait_secs,
         )
         self.server = self._make_server(boot)
 
@@ -123,6 +112,7 @@ class Router:
         self.row.total_streams = self.service.opened
         self.service.flush()
         self.prompts.flush()
+        self.deciding.look_after(self._accepting_routers())
 
     async def drain(self) -> None:
         """Stop without losing a request."""

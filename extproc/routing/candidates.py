@@ -1,12 +1,10 @@
 """Which workers may take a request: the filters before any policy is asked."""
 
-from collections.abc import Sequence
-
 from extproc.errors import NoEndpoint
-from extproc.fleet.worker import Worker
+from extproc.fleet.candidates import Candidates
 
 
-def within_subset(workers: Sequence[Worker], subset: tuple[str, ...]) -> tuple[Worker, ...]:
+def within_subset(candidates: Candidates, subset: tuple[str, ...]) -> Candidates:
     """Keep the workers that the data plane's hint allows.
 
     An entry is ``ip:port``, or ``ip`` alone for every port of that address (as the Gateway API's reference picker reads
@@ -17,8 +15,10 @@ def within_subset(workers: Sequence[Worker], subset: tuple[str, ...]) -> tuple[W
         raise NoEndpoint("The data plane's endpoint subset is empty.")
     allowed = frozenset(subset)
     chosen = tuple(
-        worker for worker in workers if worker.address in allowed or worker.address.rpartition(":")[0] in allowed
+        worker
+        for worker in candidates.workers
+        if worker.address in allowed or worker.address.rpartition(":")[0] in allowed
     )
     if not chosen:
         raise NoEndpoint("No endpoint of the data plane's subset can take the request.")
-    return chosen
+    return candidates if len(chosen) == len(candidates) else Candidates(chosen)

@@ -1,35 +1,44 @@
-"""What a decision is, and the accounting that lives as long as its request."""
+"""What a decision is; it lives as long as its request."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import msgspec
 
+from extproc.api.request import Changes
 from extproc.fleet.worker import Worker
 from extproc.policies.base import Reason
-
-
-class InFlightColumn(Protocol):
-    """This process's share of the requests in flight, by worker slot."""
-
-    def add(self, worker_slot: int, delta: int) -> None:
-        """Count requests up or down."""
+from extproc.routing.accounting import Accounts, Flight
 
 
 class Decision(msgspec.Struct, eq=False):
     """A routed request.
 
     ``endpoints`` is the value for the data plane: ``ip:port`` of the first choice, then of its fall-backs, separated by
-    commas. The request counts as in flight to ``worker`` from the decision until :meth:`release`.
+    commas. ``terms`` explain the choice. The request counts as in flight from the decision until :meth:`release`;
+    ``on_release`` gives back what else it holds.
     """
 
     endpoints: str
     worker: Worker
     policy: str
     reason: Reason
-    in_flight: InFlightColumn | None
+    terms: tuple[tuple[str, float], ...] = ()
+    matched_tokens: int | None = None
+    changes: Changes | None = None
+    accounts: Accounts | None = None
+    flight: Flight | None = None
+    on_release: Callable[[], None] | None = None
 
-    def release(self) -> None:
-        """End the accounting; further calls do nothing."""
-        if self.in_flight is not None:
-            self.in_flight.add(self.worker.slot, -1)
-            self.in_flight = None
+    def answered(self, *, status: int, served: str) -> None:
+        """Take the response headers; see :meth:`~extproc.routing.accounting.Accounts.answered`."""
+        if self.accounts is not None and self.flight is not None:
+            self.accounts.answered(self.flight, status=status, served=served)
+
+    def release(self, *, early: bool = False) -> None:
+        """End the accounting; further calls do nothing. ``early``: the answer may still be on its way."""
+        if self.accounts is not None and self.flight is not None:
+            self.accounts.finish(self.flight, early=early)
+            self.accounts = None
+        if self.on_release is not None:
+            self.on_release()
+            self.on_release = None

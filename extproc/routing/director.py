@@ -1,4 +1,4 @@
-"""One request's way to a decision: parse as far as needed, filter, choose, account."""
+"""One request's way to a decision: hooks, parse as far as needed, filter, admit, tokenize, choose, account."""
 
 import asyncio
 from typing import Protocol
@@ -8,10 +8,18 @@ from extproc.api.paths import decoder_for
 from extproc.api.request import RoutingRequest
 from extproc.config.models import ModelSpec
 from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint
+from extproc.fleet.breaker import Breakers
+from extproc.fleet.candidates import Candidates
 from extproc.fleet.worker import Worker
-from extproc.policies.base import Needs, Policy
+from extproc.policies.base import Choice, Needs, Policy
+from extproc.routing.accounting import Accounts
+from extproc.routing.admission import Admission, Ticket
 from extproc.routing.candidates import within_subset
-from extproc.routing.decision import Decision, InFlightColumn
+from extproc.routing.decision import Decision
+from extproc.routing.flow import Flow, run_flow
+from extproc.routing.hooks import HookRunner
+from extproc.routing.selection import PolicySelector
+from extproc.routing.text_prompt import text_prompt
 from extproc.telemetry.metrics import Metrics
 from extproc.tokens.prompt_tokens import PromptTokens
 
@@ -37,7 +45,7 @@ class FleetView(Protocol):
     def refresh(self) -> None:
         """Take over what the observer has published since the last call."""
 
-    def candidates(self, model: str | None) -> tuple[Worker, ...]:
+    def candidates(self, model: str | None) -> Candidates:
         """Workers that may take a request for ``model`` now, sorted by id; ``None`` is a request without one."""
 
     def workers(self) -> tuple[Worker, ...]:
@@ -46,12 +54,15 @@ class FleetView(Protocol):
     def serves(self, model: str) -> bool:
         """Whether any known worker, in whatever state, serves ``model``."""
 
+    def spec_of(self, model: str) -> ModelSpec | None:
+        """The configured model that a request's ``model`` stands for."""
+
 
 class Director:
     """Decides for one router process.
 
-    Prompts to configured models are tokenized when the policy needs it, or for every request with
-    ``always_tokenize``. ``single_endpoint`` is for data planes that take one endpoint only.
+    Prompts to configured models are tokenized when a policy needs it, or for every request with ``always_tokenize``.
+    ``single_endpoint`` is for data planes that take one endpoint only.
     """
 
     def __init__(
@@ -59,94 +70,138 @@ class Director:
         *,
         fleet: FleetView,
         prompts: PromptSource,
-        policy: Policy,
-        in_flight: InFlightColumn,
+        selector: PolicySelector,
+        breakers: Breakers,
+        accounts: Accounts,
+        admission: Admission,
+        hooks: HookRunner,
         metrics: Metrics,
         always_tokenize: bool = False,
         single_endpoint: bool = False,
     ) -> None:
         self._fleet = fleet
         self._prompts = prompts
-        self._policy = policy
-        self._in_flight = in_flight
+        self._selector = selector
+        self._breakers = breakers
+        self._accounts = accounts
+        self._admission = admission
+        self._hooks = hooks
         self._metrics = metrics
-        self._tokenizes = always_tokenize or policy.needs >= Needs.TOKENS
+        self._always_tokenize = always_tokenize
         self._single_endpoint = single_endpoint
+        self._known_models: tuple[ModelSpec, ...] | None = None
+        self._reads_bodies = False
+        self._records = False
+        self._tokenizes = False
 
     def needs_body(self, method: str, path: str) -> bool:
         """Whether a decision on such a request depends on its body."""
-        self._fleet.refresh()
-        if self._policy.needs < Needs.BODY and not self._fleet.needs_model and not self._wants_tokens():
-            return False
-        return decoder_for(method, path) is not None
+        self._refresh()
+        return (self._reads_bodies or self._fleet.needs_model) and decoder_for(method, path) is not None
 
     def decide(self, request: RoutingRequest) -> "Decision | asyncio.Future[Decision]":
-        """Route a request and count it as in flight, now or, when its prompt takes long to tokenize, later.
+        """Route a request and count it as in flight, now or, when it has to wait for something, later.
 
         Raises :class:`~extproc.errors.Refusal`, at once or through the future, when it gets an answer instead: a body
-        that cannot be read (400), an unknown model (404), nobody to send it to (503).
+        that cannot be read (400), an unknown model (404), too much to do (429, 503), nobody to send it to (503).
         """
+        return run_flow(self._decide(request))
+
+    def _decide(self, request: RoutingRequest) -> Flow[Decision]:
         if request.body_needed:
             # The body may have taken its time; else the fleet was looked at just before, with the headers.
-            self._fleet.refresh()
+            self._refresh()
+        if self._hooks:
+            yield from self._hooks.run(request)
         model = self._model(request) if request.body_needed else None
         candidates = self._candidates(request, model)
-        if request.body is not None and model is not None:
-            if not self._wants_tokens():
-                request.body.validate()
-                return self._choose(request, candidates)
-            prompts = self._prompts.read(request.body, model)
-            if not isinstance(prompts, tuple):
-                return self._later(request, model, prompts)
+        spec = None if model is None else self._fleet.spec_of(model)
+        ticket = self._admission.admit(request, spec)
+        if isinstance(ticket, asyncio.Future):
+            ticket = yield ticket
+            self._refresh()
+            candidates = self._candidates(request, model)
+        try:
+            policy = self._selector.select(request, spec)
+            if request.body is not None and model is not None:
+                waited = yield from self._read_prompts(request, request.body, model, policy)
+                if waited:
+                    # Workers may have come and gone meanwhile.
+                    self._refresh()
+                    candidates = self._candidates(request, model)
+            return self._choose(request, candidates, policy, ticket)
+        except BaseException:
+            if ticket is not None:
+                ticket.release()
+            raise
+
+    def _read_prompts(self, request: RoutingRequest, body: RequestBody, model: str, policy: Policy) -> Flow[bool]:
+        """Find out the prompts of a body as far as somebody looks at them; whether that had to wait."""
+        waited = False
+        if self._tokenizes:
+            prompts = self._prompts.read(body, model)
+            if isinstance(prompts, asyncio.Future):
+                prompts = yield prompts
+                waited = True
             request.prompts = prompts
-        return self._choose(request, candidates)
+        else:
+            body.validate()
+        if not request.prompts and (policy.needs >= Needs.TOKENS or self._selector.shadow_needs_tokens):
+            request.prompts = text_prompt(body, model)
+        return waited
 
-    def _wants_tokens(self) -> bool:
-        return self._tokenizes and bool(self._fleet.models)
+    def _refresh(self) -> None:
+        fleet = self._fleet
+        fleet.refresh()
+        if fleet.models is not self._known_models:
+            self._known_models = fleet.models
+            needs = self._selector.needs(fleet.models)
+            self._records = needs >= Needs.TOKENS
+            self._tokenizes = bool(fleet.models) and (self._always_tokenize or needs >= Needs.TOKENS)
+            limited = any(spec.max_requests or spec.max_tokens for spec in fleet.models)
+            self._reads_bodies = needs >= Needs.BODY or self._tokenizes or limited or self._hooks.read_bodies
 
-    def _later(
-        self, request: RoutingRequest, model: str, prompts: "asyncio.Future[Prompts]"
-    ) -> "asyncio.Future[Decision]":
-        """Decide once the prompts are there."""
-        outcome: asyncio.Future[Decision] = asyncio.get_running_loop().create_future()
-
-        def settle(done: "asyncio.Future[Prompts]") -> None:
-            if outcome.done():
-                return
-            try:
-                request.prompts = done.result()
-                # Workers may have come and gone meanwhile.
-                self._fleet.refresh()
-                outcome.set_result(self._choose(request, self._candidates(request, model)))
-            except Exception as error:  # noqa: BLE001 - whoever awaits the future handles it
-                outcome.set_exception(error)
-
-        def forget(decided: "asyncio.Future[Decision]") -> None:
-            # Also once they are there: asyncio logs an exception that nobody asked for, and it may quote the prompt.
-            if decided.cancelled():
-                prompts.cancel()
-
-        prompts.add_done_callback(settle)
-        outcome.add_done_callback(forget)
-        return outcome
-
-    def _candidates(self, request: RoutingRequest, model: str | None) -> tuple[Worker, ...]:
+    def _candidates(self, request: RoutingRequest, model: str | None) -> Candidates:
         candidates = self._fleet.candidates(model)
-        if not candidates:
+        if not len(candidates):
             if model is not None and self._fleet.workers() and not self._fleet.serves(model):
                 raise ModelNotFound(f"The model `{model[:128]}` does not exist.", param="model")
             raise NoEndpoint("No healthy worker can take the request.")
-        return candidates if request.subset is None else within_subset(candidates, request.subset)
+        if request.subset is not None:
+            candidates = within_subset(candidates, request.subset)
+        return self._breakers.usable(candidates)
 
-    def _choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Decision:
-        choice = self._policy.choose(request, candidates)
+    def _choose(
+        self, request: RoutingRequest, candidates: Candidates, policy: Policy, ticket: Ticket | None
+    ) -> Decision:
+        choice = policy.choose(request, candidates)
+        self._selector.compare(request, candidates, choice)
+        choice = self._without_trials(choice)
         worker = choice.workers[0]
         if self._single_endpoint:
             endpoints = worker.address
         else:
             endpoints = ",".join([candidate.address for candidate in choice.workers])
-        self._in_flight.add(worker.slot, 1)
-        return Decision(endpoints, worker, self._policy.name, choice.reason, self._in_flight)
+        return Decision(
+            endpoints,
+            worker,
+            policy.name,
+            choice.reason,
+            choice.terms,
+            choice.matched_tokens,
+            request.changes,
+            self._accounts,
+            self._accounts.start(request, choice, record=self._records),
+            None if ticket is None else ticket.release,
+        )
+
+    def _without_trials(self, choice: Choice) -> Choice:
+        """Leave out fall-backs that are on trial: a worker that may be broken helps no request that has just failed."""
+        if not self._breakers.any_open:
+            return choice
+        first, *others = choice.workers
+        workers = (first, *[worker for worker in others if not self._breakers.is_open(worker.slot)])
+        return choice._replace(workers=workers)
 
     def _model(self, request: RoutingRequest) -> str | None:
         if request.body_withheld:

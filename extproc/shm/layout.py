@@ -3,26 +3,35 @@
 ::
 
     offset      bytes
-    0           64          header: magic, version, size of the segment
-    64          8,192       process table: 64 rows of 16 words                         (processes.py)
-    8,256       8,192       counters: 64 processes x 16 cells                          (counters.py)
-    16,448      524,288     requests in flight: 64 processes x 1024 worker slots       (inflight.py)
-    540,736     64          fleet document: the generation in force                    (fleet.py)
-    540,800     2 x 64      fleet document: head of either buffer
-    540,928     2 x 1 MiB   fleet document: the two buffers
-    2,641,920   configured  token store, if there is one                               (token_store.py)
+    0           256         header: magic, version, size, and where the optional parts lie   (segment.py)
+    256         8,192       process table: 64 rows of 16 words                               (processes.py)
+    8,448       8,192       counters: 64 processes x 16 cells                                (counters.py)
+    16,640      2,621,440   load columns: 64 processes x 5 quantities x 1024 worker slots    (worker_table.py)
+    2,638,080   131,072     engine rows: 1024 worker slots x 16 numbers                      (worker_table.py)
+    2,769,152   65,536      outcome rows: 1024 worker slots x 8 numbers                      (worker_table.py)
+    2,834,688   131,072     admission columns: 64 processes x 2 quantities x 128 models      (admission.py)
+    2,965,760   32,768      length columns: 64 processes x 64 classes of prompt length       (lengths.py)
+    2,998,528   64          fleet document: the generation in force                          (fleet.py)
+    2,998,592   2 x 64      fleet document: head of either buffer
+    2,998,720   2 x 1 MiB   fleet document: the two buffers
+    5,099,520   configured  the optional parts, one after the other, each on a page:
+                            token store (token_store.py), prefix index (index/prefix_index.py),
+                            sticky map (index/sticky_map.py)
 
-A word is an unsigned 64-bit number in the machine's own byte order, aligned to 8 bytes. Words are read and written only
-by indexing a ``memoryview`` cast to ``"Q"``: that is one load or store of eight bytes, so a word is never seen half
-written. (``struct.pack_into`` with a fixed byte order stores byte by byte and is not used here.) Whatever one process
-writes often starts on a cache line of its own, so processes do not slow each other down.
+A word is an unsigned 64-bit number in the machine's own byte order, aligned to 8 bytes; a number is a signed word or a
+64-bit float. Single ones are read and written only by indexing a ``memoryview`` cast to their type, many at a time by
+``numpy``: both load and store eight aligned bytes at once, so none is ever seen half written. (``struct.pack_into``
+with a fixed byte order stores byte by byte and is not used here.) Whatever one process writes often starts on a cache
+line of its own, so processes do not slow each other down.
 
 All processes of a service map the same segment, and two versions of this package may meet in it while an upgrade rolls
 through; ``VERSION`` is raised with every change of this file, and attaching to another version is refused.
 """
 
+from enum import IntEnum
+
 MAGIC = int.from_bytes(b"extproc\0", "little")
-VERSION = 2
+VERSION = 3
 
 WORD_BYTES = 8
 CACHE_LINE_BYTES = 64
@@ -38,7 +47,31 @@ SUPERVISOR_SLOT = MAX_PROCESSES - 1
 """The supervisor's own row and the name of its metric files; no child is ever given it."""
 
 HEADER_OFFSET = 0
-HEADER_BYTES = CACHE_LINE_BYTES
+HEADER_BYTES = 4 * CACHE_LINE_BYTES
+
+
+class Part(IntEnum):
+    """The parts whose sizes are configured, in the order in which they lie; the header tells where each is."""
+
+    TOKEN_STORE = 0
+    PREFIX_INDEX = 1
+    STICKY_MAP = 2
+
+
+class Quantity(IntEnum):
+    """What a load column holds for each worker."""
+
+    REQUESTS = 0
+    """Requests in flight."""
+    PREFILL_TOKENS = 1
+    """Prompt tokens in flight that the worker has to compute: the uncached ones, until the first byte."""
+    DECODE_TOKENS = 2
+    """Tokens that the answers of the requests in flight may have."""
+    SENT_TOKENS = 3
+    """Prompt tokens ever sent there. Only grows."""
+    RECORDED_BLOCKS = 4
+    """Blocks that the prefix index ever learned to be there. Only grows."""
+
 
 PROCESS_ROW_WORDS = 16
 PROCESSES_OFFSET = HEADER_OFFSET + HEADER_BYTES
@@ -47,24 +80,49 @@ PROCESSES_BYTES = MAX_PROCESSES * PROCESS_ROW_WORDS * WORD_BYTES
 COUNTERS_OFFSET = PROCESSES_OFFSET + PROCESSES_BYTES
 COUNTERS_BYTES = MAX_PROCESSES * COUNTERS * WORD_BYTES
 
-IN_FLIGHT_OFFSET = COUNTERS_OFFSET + COUNTERS_BYTES
-IN_FLIGHT_BYTES = MAX_PROCESSES * MAX_WORKERS * WORD_BYTES
+LOAD_COLUMNS_OFFSET = COUNTERS_OFFSET + COUNTERS_BYTES
+LOAD_COLUMNS_BYTES = MAX_PROCESSES * len(Quantity) * MAX_WORKERS * WORD_BYTES
 
-FLEET_OFFSET = IN_FLIGHT_OFFSET + IN_FLIGHT_BYTES
+ENGINE_ROW_NUMBERS = 16
+ENGINE_ROWS_OFFSET = LOAD_COLUMNS_OFFSET + LOAD_COLUMNS_BYTES
+ENGINE_ROWS_BYTES = MAX_WORKERS * ENGINE_ROW_NUMBERS * WORD_BYTES
+
+OUTCOME_ROW_NUMBERS = 8
+OUTCOME_ROWS_OFFSET = ENGINE_ROWS_OFFSET + ENGINE_ROWS_BYTES
+OUTCOME_ROWS_BYTES = MAX_WORKERS * OUTCOME_ROW_NUMBERS * WORD_BYTES
+
+ADMISSION_QUANTITIES = 2
+ADMISSION_MODELS = 128
+ADMISSION_OFFSET = OUTCOME_ROWS_OFFSET + OUTCOME_ROWS_BYTES
+ADMISSION_BYTES = MAX_PROCESSES * ADMISSION_QUANTITIES * ADMISSION_MODELS * WORD_BYTES
+
+LENGTH_CLASSES = 64
+LENGTHS_OFFSET = ADMISSION_OFFSET + ADMISSION_BYTES
+LENGTHS_BYTES = MAX_PROCESSES * LENGTH_CLASSES * WORD_BYTES
+
+FLEET_OFFSET = LENGTHS_OFFSET + LENGTHS_BYTES
 FLEET_HEAD_WORDS = CACHE_LINE_BYTES // WORD_BYTES
 FLEET_BUFFERS = 2
 FLEET_HEADS_BYTES = (1 + FLEET_BUFFERS) * CACHE_LINE_BYTES
 FLEET_BUFFERS_OFFSET = FLEET_OFFSET + FLEET_HEADS_BYTES
 
 SEGMENT_BYTES = -(-(FLEET_BUFFERS_OFFSET + FLEET_BUFFERS * FLEET_DOCUMENT_BYTES) // PAGE_BYTES) * PAGE_BYTES
-"""A segment without a token store."""
+"""A segment without optional parts."""
 
-TOKEN_STORE_OFFSET = SEGMENT_BYTES
-
-for _offset in (PROCESSES_OFFSET, COUNTERS_OFFSET, IN_FLIGHT_OFFSET, FLEET_OFFSET, FLEET_BUFFERS_OFFSET):
+for _offset in (
+    PROCESSES_OFFSET, COUNTERS_OFFSET, LOAD_COLUMNS_OFFSET, ENGINE_ROWS_OFFSET, OUTCOME_ROWS_OFFSET, ADMISSION_OFFSET,
+    LENGTHS_OFFSET, FLEET_OFFSET, FLEET_BUFFERS_OFFSET,
+):  # fmt: skip
     assert _offset % CACHE_LINE_BYTES == 0, "every part starts on a cache line"
-assert PROCESS_ROW_WORDS * WORD_BYTES % CACHE_LINE_BYTES == 0, "a row shares no cache line with another"
-assert COUNTERS * WORD_BYTES % CACHE_LINE_BYTES == 0, "the cells of a process share no cache line with another's"
-assert MAX_WORKERS * WORD_BYTES % CACHE_LINE_BYTES == 0, "a column shares no cache line with another"
-for _offset in (FLEET_BUFFERS_OFFSET, TOKEN_STORE_OFFSET):
     assert f"\n    {_offset:,} " in __doc__, "the drawing above is out of date"
+for _row_bytes in (
+    PROCESS_ROW_WORDS * WORD_BYTES,
+    COUNTERS * WORD_BYTES,
+    len(Quantity) * MAX_WORKERS * WORD_BYTES,
+    ENGINE_ROW_NUMBERS * WORD_BYTES,
+    OUTCOME_ROW_NUMBERS * WORD_BYTES,
+    ADMISSION_QUANTITIES * ADMISSION_MODELS * WORD_BYTES,
+    LENGTH_CLASSES * WORD_BYTES,
+):
+    assert _row_bytes % CACHE_LINE_BYTES == 0, "what one process writes shares no cache line with another's"
+assert f"\n    {SEGMENT_BYTES:,} " in __doc__, "the drawing above is out of date"

@@ -3,20 +3,27 @@
 It is anonymous (``memfd``): it has no name, so there is nothing to unlink, nothing to find for another user and nothing
 left when the last process is gone. It is inherited by descriptor number.
 
-The header is written once, before any child exists, and never again::
+The header is written before any child exists and, but for two words, never again::
 
-    word 0   magic "extproc"
-    word 1   version of the layout
-    word 2   size of the segment, bytes
+    word 0      magic "extproc"
+    word 1      version of the layout
+    word 2      size of the segment, bytes
+    word 3      load columns that were ever in use (worker_table.py); written by the supervisor
+    word 4      time of the last change of a breaker; written by any router
+    word 8 + 2p offset of optional part p, and after it its length, bytes; 0 when there is none
 """
 
 import fcntl
 import mmap
 import os
+from collections.abc import Mapping
 from typing import Self
 
 from extproc.errors import StartupError
-from extproc.shm.layout import HEADER_BYTES, HEADER_OFFSET, MAGIC, SEGMENT_BYTES, TOKEN_STORE_OFFSET, VERSION
+from extproc.shm.layout import HEADER_BYTES, HEADER_OFFSET, MAGIC, PAGE_BYTES, SEGMENT_BYTES, VERSION, Part
+
+COLUMNS_WORD, BREAKERS_WORD = 3, 4
+_PARTS_WORD = 8
 
 
 class Segment:
@@ -27,12 +34,17 @@ class Segment:
         self.buffer = memoryview(mmap.mmap(fd, size))
 
     @classmethod
-    def create(cls, size: int = SEGMENT_BYTES) -> Self:
-        """Make a segment of zeros with a valid header; what ``size`` has beyond ``SEGMENT_BYTES`` is the token store.
+    def create(cls, parts: Mapping[Part, int] | None = None) -> Self:
+        """Make a segment of zeros with a valid header, with the optional ``parts`` of these sizes in bytes.
 
         Its size is sealed: a process that shrank it would kill the others with SIGBUS. The descriptor is closed on
         ``exec`` unless it is named in ``pass_fds``. Raises ``OSError`` when the system has no memory or descriptor.
         """
+        places = {}
+        size = SEGMENT_BYTES
+        for part, length in sorted((parts or {}).items()):
+            places[part] = (size, length)
+            size += -(-length // PAGE_BYTES) * PAGE_BYTES
         fd = os.memfd_create("extproc", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)
@@ -43,6 +55,8 @@ class Segment:
             raise
         header = segment.words(HEADER_OFFSET, HEADER_BYTES)
         header[0], header[1], header[2] = MAGIC, VERSION, size
+        for part, (offset, length) in places.items():
+            header[_PARTS_WORD + 2 * part], header[_PARTS_WORD + 2 * part + 1] = offset, length
         return segment
 
     @classmethod
@@ -70,10 +84,11 @@ class Segment:
         """Return a writable view of the 64-bit words from ``offset``; both arguments are in bytes."""
         return self.buffer[offset : offset + length].cast("Q")
 
-    @property
-    def token_store(self) -> memoryview:
-        """The memory of the token store; empty when there is none."""
-        return self.buffer[TOKEN_STORE_OFFSET:]
+    def part(self, part: Part) -> memoryview:
+        """Return the memory of an optional part; empty when there is none."""
+        header = self.words(HEADER_OFFSET, HEADER_BYTES)
+        offset, length = header[_PARTS_WORD + 2 * part], header[_PARTS_WORD + 2 * part + 1]
+        return self.buffer[offset : offset + length]
 
     def close(self) -> None:
         """Close the descriptor.

@@ -34,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from extproc.shm.layout import Part
 from extproc.shm.segment import Segment
 from extproc.shm.token_chunks import ENTRY_WORDS, ChunkTable
 from extproc.shm.token_rows import PLACE_UNIT, ROW_BYTES, WAYS, Key, Row, RowTable
@@ -140,7 +141,7 @@ class TokenStore:
     @classmethod
     def of_segment(cls, segment: Segment) -> Self | None:
         """Return the store of the service's segment, or None when the service has none."""
-        memory = segment.token_store
+        memory = segment.part(Part.TOKEN_STORE)
         return cls(memory=memory, fd=segment.fd) if len(memory) else None
 
     @staticmethod

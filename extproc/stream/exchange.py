@@ -11,8 +11,9 @@ the last body message of large bodies (envoyproxy/envoy#46237).
 
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import NamedTuple
 
-from extproc.api.request import RoutingRequest
+from extproc.api.request import Changes, RoutingRequest
 from extproc.errors import BodyTooLarge, HeadersUnavailable, Refusal
 from extproc.pb.ext_proc_pb2 import (
     BUFFERED,
@@ -39,12 +40,19 @@ class Phase(Enum):
     REFUSED = auto()  # answered by us; nothing more is said
 
 
+class Answer(NamedTuple):
+    """What the response headers tell: the status (0: not shown), and the address of who served, or nothing."""
+
+    status: int
+    served: str
+
+
 class Exchange:
     """One exchange.
 
     ``needs_body(method, path)`` says whether a decision depends on the body. ``max_body_bytes`` is the largest body
     that is taken in, ``held_bytes`` what of it is held until the decision. ``response_passes`` says that a response
-    body is on its way through us.
+    body is on its way through us. ``answer`` is there once the response headers were seen.
     """
 
     __slots__ = (
@@ -58,6 +66,8 @@ class Exchange:
         "_response_mode",
         "_trailers_owed",
         "_withholds",
+        "answer",
+        "body_skipped",
         "decision_text",
         "held_bytes",
         "phase",
@@ -82,6 +92,8 @@ class Exchange:
         self.phase = Phase.READING
         self.request = _NOTHING_KEPT
         self.wanted = False
+        self.body_skipped = False
+        self.answer: Answer | None = None
         self.decision_text: str | None = None
 
     def receive(self, message: ProcessingRequest) -> list[bytes]:
@@ -100,13 +112,16 @@ class Exchange:
         return _HANDLERS[kind](self, message)
 
     def routed(self, endpoints: str, decision_text: str | None = None) -> list[bytes]:
-        """Send the decision: ``endpoints`` for the data plane, ``decision_text`` for the response header (or None)."""
+        """Send the decision: ``endpoints`` for the data plane, ``decision_text`` for the response header (or None).
+
+        What hooks have changed of the request is sent along.
+        """
         self.decision_text = decision_text
-        return self._decided(endpoints)
+        return self._decided(endpoints, self.request.changes)
 
     def left_open(self) -> list[bytes]:
         """Let the data plane balance this request by itself."""
-        return self._decided(None)
+        return self._decided(None, None)
 
     def refused(self, refusal: Refusal) -> list[bytes]:
         """Answer the request ourselves."""
@@ -122,6 +137,14 @@ class Exchange:
     def dispensable(self) -> bool:
         """Whether the data plane can go on by itself: the request is routed and its body does not pass through us."""
         return self.phase is Phase.ROUTED and (self._request_ended or self._request_mode != FULL_DUPLEX_STREAMED)
+
+    @property
+    def ends_with_answer(self) -> bool:
+        """Whether the end of the stream is the end of the answer, and not only that the data plane needs us no more.
+
+        Envoy keeps a stream whose request body it buffered for us open for as long as the answer takes.
+        """
+        return self._response_ended or (self._request_mode in _BUFFERING and not self.body_skipped)
 
     def _learn_mode(self, message: ProcessingRequest) -> None:
         if not message.HasField("protocol_config"):
@@ -196,6 +219,7 @@ class Exchange:
         return self._want() if self.phase is Phase.READING else []
 
     def _on_response_headers(self, message: ProcessingRequest) -> list[bytes]:
+        self.answer = Answer(_status(message), _served(message))
         self._response_ended = message.response_headers.end_of_stream
         self.response_passes = self._response_mode == FULL_DUPLEX_STREAMED and not self._response_ended
         if self.decision_text is not None:
@@ -236,7 +260,7 @@ class Exchange:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request body is larger than {self._max_body_bytes} bytes.")
 
-    def _decided(self, endpoints: str | None) -> list[bytes]:
+    def _decided(self, endpoints: str | None, changes: Changes | None) -> list[bytes]:
         self.wanted = False
         self.phase = Phase.ROUTED
         chunks, self._chunks = self._chunks, []
@@ -247,19 +271,31 @@ class Exchange:
             if not chunks:
                 self._trailers_owed = False
                 return [replies.routed_trailers(endpoints)]
-            out = [replies.routed_body(endpoints)]
+            out = [replies.routed_body(endpoints, changes)]
         else:
             self._headers_answered = True
-            skip_body = self._request_mode in _BUFFERING and not self._request_ended
-            out = [replies.routed_headers(endpoints, skip_body=skip_body)]
-            last = len(chunks) - 1
-            ended = self._request_ended and not self._trailers_owed
-            for position, chunk in enumerate(chunks):
-                out += self._chunk_replies(chunk, end_of_stream=ended and position == last)
+            out = self._withheld_headers(endpoints, changes, chunks)
         if self._trailers_owed:
             self._trailers_owed = False
             out.append(replies.REQUEST_TRAILERS_CONTINUE)
         return out
+
+    def _withheld_headers(self, endpoints: str | None, changes: Changes | None, chunks: list[bytes]) -> list[bytes]:
+        """Answer the headers, and then the chunks that have come meanwhile."""
+        skip_body = self._request_mode in _BUFFERING and not self._request_ended
+        self.body_skipped = skip_body
+        body = None if changes is None else changes.body
+        if body is None or not chunks:
+            out = [replies.routed_headers(endpoints, skip_body=skip_body, changes=changes)]
+            last = len(chunks) - 1
+            ended = self._request_ended and not self._trailers_owed
+            for position, chunk in enumerate(chunks):
+                out += self._chunk_replies(chunk, end_of_stream=ended and position == last)
+            return out
+        out = [replies.routed_headers(endpoints, skip_body=False, changes=changes, content_length=len(body))]
+        if self._request_mode == FULL_DUPLEX_STREAMED:
+            return out + replies.request_chunks(body, end_of_stream=not self._trailers_owed)
+        return out + [replies.replaced_chunk(part) for part in (body, *[b""] * (len(chunks) - 1))]
 
     def _chunk_replies(self, chunk: bytes, *, end_of_stream: bool) -> list[bytes]:
         if self._request_mode == FULL_DUPLEX_STREAMED:
@@ -269,6 +305,7 @@ class Exchange:
 
 _NOTHING_KEPT = RoutingRequest(method="-", path="", headers={})
 _MAX_LENGTH_DIGITS = 20
+_STATUS_DIGITS = 3
 _BUFFERING = frozenset({BUFFERED, BUFFERED_PARTIAL})
 
 _HANDLERS: dict[str, Callable[[Exchange, ProcessingRequest], list[bytes]]] = {
@@ -279,6 +316,23 @@ _HANDLERS: dict[str, Callable[[Exchange, ProcessingRequest], list[bytes]]] = {
     "response_body": Exchange._on_response_body,  # noqa: SLF001
     "response_trailers": Exchange._on_response_trailers,  # noqa: SLF001
 }
+
+
+def _status(message: ProcessingRequest) -> int:
+    for header in message.response_headers.headers.headers:
+        if header.key == ":status":
+            text = header.raw_value.decode("latin-1") or header.value
+            return int(text) if text.isdecimal() and len(text) <= _STATUS_DIGITS else 0
+    return 0
+
+
+def _served(message: ProcessingRequest) -> str:
+    """Who served, as the endpoint picker protocol has the data plane say it."""
+    namespaces = message.metadata_context.filter_metadata
+    if replies.DESTINATION_NAMESPACE not in namespaces:
+        return ""
+    fields = namespaces[replies.DESTINATION_NAMESPACE].fields
+    return fields[replies.SERVED].string_value if replies.SERVED in fields else ""
 
 
 def _subset(message: ProcessingRequest) -> tuple[str, ...] | None:

@@ -8,6 +8,7 @@ import functools
 import json
 from typing import Literal
 
+from extproc.api.request import Changes
 from extproc.errors import Refusal
 from extproc.pb.ext_proc_pb2 import (
     NONE,
@@ -22,7 +23,9 @@ from extproc.pb.ext_proc_pb2 import (
 )
 
 DESTINATION = "x-gateway-destination-endpoint"
+SERVED = f"{DESTINATION}-served"
 DESTINATION_NAMESPACE = "envoy.lb"
+HOOKS_NAMESPACE = "extproc"
 DECISION_HEADER = "x-extproc-decision"
 REASON_HEADER = "x-extproc-reason"
 
@@ -40,32 +43,49 @@ RESPONSE_TRAILERS_CONTINUE = ProcessingResponse(response_trailers=TrailersRespon
 
 
 @functools.lru_cache(maxsize=4096)
-def routed_headers(endpoints: str | None, *, skip_body: bool) -> bytes:
+def routed_headers(
+    endpoints: str | None, *, skip_body: bool, changes: Changes | None = None, content_length: int | None = None
+) -> bytes:
     """The reply to request headers that carries the destination.
 
     ``endpoints`` None leaves the request to the data plane's own balancing. ``skip_body`` asks a data plane that would
-    send the body next (and allows a mode override) not to: nothing in it is needed.
+    send the body next (and allows a mode override) not to: nothing in it is needed. ``changes`` are what hooks change;
+    ``content_length`` goes with a changed body that follows.
     """
-    reply = ProcessingResponse(request_headers=HeadersResponse(response=_destination(endpoints)))
+    reply = ProcessingResponse(request_headers=HeadersResponse(response=_destination(endpoints, changes)))
+    if content_length is not None:
+        mutation = reply.request_headers.response.header_mutation
+        mutation.set_headers.append(_header("content-length", str(content_length)))
     if skip_body:
         reply.mode_override.request_body_mode = NONE
         reply.mode_override.response_body_mode = NONE
-    return _with_metadata(reply, endpoints)
+    return _with_metadata(reply, endpoints, changes)
 
 
 @functools.lru_cache(maxsize=4096)
-def routed_body(endpoints: str | None) -> bytes:
-    """The reply to a buffered request body that carries the destination; None as above."""
-    return _with_metadata(
-        ProcessingResponse(request_body=BodyResponse(response=_destination(endpoints))),
-        endpoints,
-    )
+def routed_body(endpoints: str | None, changes: Changes | None = None) -> bytes:
+    """The reply to a buffered request body that carries the destination; arguments as above."""
+    response = _destination(endpoints, changes)
+    if changes is not None and changes.body is not None:
+        response.body_mutation.body = changes.body
+    return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
 
 
 @functools.lru_cache(maxsize=4096)
 def routed_trailers(endpoints: str | None) -> bytes:
     """The reply to request trailers where the data plane sent no body before them; None as above."""
-    return _with_metadata(ProcessingResponse(request_trailers=TrailersResponse()), endpoints)
+    return _with_metadata(ProcessingResponse(request_trailers=TrailersResponse()), endpoints, None)
+
+
+def replaced_chunk(body: bytes) -> bytes:
+    """The reply to one chunk of a streamed body that has ``body`` in its place; nothing, when that is empty."""
+    reply = ProcessingResponse()
+    mutation = reply.request_body.response.body_mutation
+    if body:
+        mutation.body = body
+    else:
+        mutation.clear_body = True
+    return reply.SerializeToString()
 
 
 def request_chunks(body: bytes, *, end_of_stream: bool) -> list[bytes]:
@@ -116,18 +136,24 @@ def _chunks(phase: Literal["request_body", "response_body"], body: bytes, *, end
     return replies
 
 
-def _destination(endpoints: str | None) -> CommonResponse:
+def _destination(endpoints: str | None, changes: Changes | None) -> CommonResponse:
     # A client that could name its own endpoint would choose the upstream; without one of ours, its header goes.
     if endpoints is None:
         return CommonResponse(header_mutation=HeaderMutation(remove_headers=[DESTINATION]))
-    return CommonResponse(header_mutation=HeaderMutation(set_headers=[_header(DESTINATION, endpoints)]))
+    headers = [_header(DESTINATION, endpoints)]
+    if changes is not None:
+        headers += [_header(name, value) for name, value in changes.headers]
+    return CommonResponse(header_mutation=HeaderMutation(set_headers=headers))
 
 
 def _header(name: str, value: str) -> HeaderValueOption:
     return HeaderValueOption(header=HeaderValue(key=name, raw_value=value.encode()), append_action=_OVERWRITE)
 
 
-def _with_metadata(reply: ProcessingResponse, endpoints: str | None) -> bytes:
+def _with_metadata(reply: ProcessingResponse, endpoints: str | None, changes: Changes | None) -> bytes:
     if endpoints is not None:
-        reply.dynamic_metadata.update({DESTINATION_NAMESPACE: {DESTINATION: endpoints}})
+        metadata: dict[str, dict[str, str]] = {DESTINATION_NAMESPACE: {DESTINATION: endpoints}}
+        if changes is not None and changes.metadata:
+            metadata[HOOKS_NAMESPACE] = dict(changes.metadata)
+        reply.dynamic_metadata.update(metadata)
     return reply.SerializeToString()

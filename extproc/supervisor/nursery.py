@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from extproc.config.settings import Settings
-from extproc.shm.inflight import InFlight
+from extproc.shm.admission import AdmissionColumns
+from extproc.shm.layout import SUPERVISOR_SLOT
 from extproc.shm.processes import ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.process import ChildProcess
 
@@ -30,7 +32,8 @@ class Nursery:
     ) -> None:
         self._segment = segment
         self._table = ProcessTable(segment)
-        self._in_flight = InFlight(segment)
+        self._workers = WorkerTable(segment)
+        self._admission = AdmissionColumns(segment, process_slot=SUPERVISOR_SLOT)
         self._entries = entries
         self._config_file = config_file
         self._shared_socket_fd = shared_socket_fd
@@ -44,7 +47,9 @@ class Nursery:
         row = self._table.claim(role=role, index=index, now_ns=time.monotonic_ns())
         if row is None:
             return None
-        self._in_flight.clear(row.slot)
+        self._clear(row.slot)
+        # Before the process is there, so that no two ever write how many columns are in use.
+        self._workers.column(row.slot)
         boot = ChildBoot(
             role=role,
             entry=self._entries[role],
@@ -65,5 +70,9 @@ class Nursery:
 
     def bury(self, child: ChildProcess) -> None:
         """Free the slot of a reaped child: what it had in flight is gone with it."""
-        self._in_flight.clear(child.row.slot)
+        self._clear(child.row.slot)
         self._table.release(child.row.slot)
+
+    def _clear(self, slot: int) -> None:
+        self._workers.clear_column(slot)
+        self._admission.clear(slot)

@@ -17,7 +17,8 @@ from pathlib import Path
 from extproc.config.endpoints import router_count
 from extproc.config.settings import Settings
 from extproc.errors import ConfigurationError, StartupError
-from extproc.shm.layout import SEGMENT_BYTES
+from extproc.index.sticky_map import StickyMap, bytes_for
+from extproc.shm.layout import Part
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
@@ -45,6 +46,8 @@ _FIXED = (
     "server.shared_address",
     "server.transport",
     "tokens.cache_bytes",
+    "routing.prefix_index_bytes",
+    "manual.max_entries",
 )
 """Settings that shape what the supervisor set up at its start and cannot change under running children."""
 
@@ -94,9 +97,15 @@ def serve(
 
 
 def _make_segment(settings: Settings) -> Segment:
-    segment = Segment.create(SEGMENT_BYTES + settings.tokens.cache_bytes)
+    parts = {
+        Part.TOKEN_STORE: settings.tokens.cache_bytes,
+        Part.PREFIX_INDEX: settings.routing.prefix_index_bytes,
+        Part.STICKY_MAP: bytes_for(settings.manual.max_entries),
+    }
+    segment = Segment.create({part: size for part, size in parts.items() if size})
     if settings.tokens.cache_bytes:
-        TokenStore.prepare(segment.token_store)
+        TokenStore.prepare(segment.part(Part.TOKEN_STORE))
+    StickyMap.prepare(segment.part(Part.STICKY_MAP))
     return segment
 
 

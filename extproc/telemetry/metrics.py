@@ -20,6 +20,11 @@ TOKENIZE_BUCKETS = (
     25e-6, 50e-6, 100e-6, 150e-6, 250e-6, 400e-6, 600e-6, 1e-3, 2e-3, 5e-3, 10e-3, 25e-3, 0.1, 0.5, 2.0,
 )  # fmt: skip
 
+WAIT_BUCKETS = (1e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+FIRST_BYTE_BUCKETS = (
+    5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 300.0,
+)  # fmt: skip
+
 METRIC_FILE_BYTES = 1 << 16
 """What ``prometheus_client`` makes a file at first."""
 
@@ -48,6 +53,34 @@ class Metrics:
         )
         self.fallbacks = Counter(
             "extproc_fallbacks", "Things done in a lesser way than configured, by reason.", ["reason"], registry=None
+        )
+        self.shadow_decisions = Counter(
+            "extproc_shadow_decisions",
+            "What the shadow policy would have chosen: the `same` worker as the one that acts, or a `different` one.",
+            ["policy", "reason", "result"],
+            registry=None,
+        )
+        self.hooks = Counter(
+            "extproc_hooks", "Calls of request hooks: `ok`, `refused`, `failed`, `timeout`.", ["hook", "result"],
+            registry=None,
+        )  # fmt: skip
+        self.admission_wait_seconds = TallyHistogram(
+            "extproc_admission_wait_seconds",
+            "Time that admitted requests waited for a place, of those that had to wait.",
+            buckets=WAIT_BUCKETS,
+            registry=None,
+        )
+        self.first_byte_seconds = TallyHistogram(
+            "extproc_response_headers_seconds",
+            "Time from the decision to the worker's response headers.",
+            buckets=FIRST_BYTE_BUCKETS,
+            registry=None,
+        )
+        self.prompt_tokens_matched = Counter(
+            "extproc_prefix_tokens",
+            "Tokens of routed prompts: `matched` by the prefix index at the chosen worker, or `unmatched`.",
+            ["policy", "result"],
+            registry=None,
         )
         self.streams = Counter(
             "extproc_streams",

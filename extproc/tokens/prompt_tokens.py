@@ -4,8 +4,9 @@ from typing import Literal, NamedTuple
 
 from extproc.index.block_hash import Hashes, Ids
 
-CacheResult = Literal["level_0", "level_1", "miss", "off", "given"]
-"""Where the ids come from: the whole prompt was cached; its beginning was; neither; there is no cache; the client."""
+CacheResult = Literal["level_0", "level_1", "miss", "off", "given", "text"]
+"""Where the ids come from: the whole prompt was cached; its beginning was; neither; there is no cache; the client; the
+bytes of the prompt's text stand in for ids that cannot be known."""
 
 
 class PromptTokens(NamedTuple):

@@ -26,6 +26,7 @@ from extproc.config.models import ModelSpec
 from extproc.config.tokens import TokensSettings
 from extproc.models.reader import PromptReader
 from extproc.models.shelf import ModelShelf
+from extproc.shm.layout import Part
 from extproc.shm.token_store import TokenStore
 from extproc.telemetry.metrics import Metrics, TokenMetrics
 from tests.bench.token_processes import hit_rates
@@ -117,7 +118,7 @@ class Bench:
         self.spec = ModelSpec(name="bench", source=str(source))
         segment = make_segment(STORE_BYTES)
         # Pages that nobody has touched yet cost a fault each; a service that runs for a while has them.
-        np.frombuffer(segment.token_store, dtype=np.uint8)[::4096] |= 0
+        np.frombuffer(segment.part(Part.TOKEN_STORE), dtype=np.uint8)[::4096] |= 0
         self.reader = self._reader(TokenStore.of_segment(segment))
 
     def _reader(self, store: TokenStore | None) -> PromptReader:

@@ -23,9 +23,9 @@ from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.fleet.view import FleetView
 from extproc.shm.fleet import FleetDocument
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import EXIT_CANNOT_START, ChildBoot
 from extproc.supervisor.roles import ENTRIES
 from tests.support.workers_http import FakeWorker, serving, until
@@ -127,7 +127,7 @@ async def test_serves_the_whole_services_metrics_and_ends_cleanly_on_sigterm(par
         parent.configure(one)
         async with parent.observed() as child:
             await until(lambda: len(one.paths) >= 3)
-            InFlight(parent.segment).column(5).add(0, 4)
+            WorkerTable(parent.segment).column(5).add(0, requests=4)
             metrics = await parent.metrics()
             assert metrics["extproc_health_probes_total", "ok", one.address] >= 2
             assert metrics["extproc_worker_in_flight", one.address, one.address] == 4

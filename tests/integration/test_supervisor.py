@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from extproc.config.supervisor import SupervisorSettings
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessState, ProcessTable, Role
+from extproc.shm.worker_table import WorkerTable
 from tests.support.processes import alive, python_child, wait_until
 from tests.support.roles_for_tests import BROKEN
 from tests.support.supervised import Supervised, supervised
@@ -45,12 +45,12 @@ def test_a_killed_child_is_replaced_and_its_requests_are_forgotten(tmp_path: Pat
     with supervised(tmp_path) as service:
         service.wait_ready()
         before = service.ready_pids()
-        in_flight = InFlight(service.segment())
-        assert in_flight.total(0) == 3
+        workers = WorkerTable(service.segment())
+        assert workers.requests_at(0) == 3
         os.kill(before[name], signal.SIGKILL)
         after = wait_all_ready(service, without=before[name])
         assert {place for place in ALL if after[place] != before[place]} == {name}
-        assert in_flight.total(0) == 3
+        assert workers.requests_at(0) == 3
         assert "died: signal SIGKILL" in service.log
 
 

@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 
 from extproc.config.settings import Settings
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.nursery import Nursery
 from extproc.supervisor.process import Cause, ChildProcess
 from extproc.supervisor.seat import Seat
@@ -25,7 +25,7 @@ class Children:
         self.config_file = directory / "case.json"
         self.segment = Segment.create()
         self.table = ProcessTable(self.segment)
-        self.in_flight = InFlight(self.segment)
+        self.workers = WorkerTable(self.segment)
         self.settings = settings_for(directory)
         self.entries: dict[Role, str] = {}
         self.replaced: list[tuple[Role, Cause]] = []

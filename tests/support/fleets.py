@@ -1,6 +1,28 @@
 """Workers and a fleet view made in memory, behind the same interface as the shared one."""
 
+import random
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from extproc.api.request import RoutingRequest
+from extproc.config.fleet import FleetSettings
+from extproc.config.policies import PolicyParameters
+from extproc.fleet.breaker import Breakers
+from extproc.fleet.candidates import Candidates
+from extproc.fleet.loads import FleetLoads
 from extproc.fleet.worker import Worker
+from extproc.index.block_hash import block_hashes, root_hash
+from extproc.index.prefix_index import PrefixIndex
+from extproc.index.sticky_map import StickyMap, bytes_for
+from extproc.policies.base import PolicyContext
+from extproc.routing.accounting import Accounts
+from extproc.shm.counters import SharedCounter
+from extproc.shm.layout import Part
+from extproc.shm.lengths import LengthColumns
+from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
+from extproc.tokens.prompt_tokens import PromptTokens
 
 
 def worker(index: int, *, models: tuple[str, ...] = (), healthy: bool = True, draining: bool = False) -> Worker:
@@ -19,28 +41,83 @@ def workers(count: int) -> tuple[Worker, ...]:
     return tuple(worker(index) for index in range(count))
 
 
-class Column:
-    """An in-flight column that also remembers how low it ever went."""
+class Clock:
+    """A clock that stands still until it is told otherwise."""
 
-    def __init__(self) -> None:
-        self.counts: dict[int, int] = {}
-        self.lowest = 0
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
 
-    def add(self, worker_slot: int, delta: int) -> None:
-        self.counts[worker_slot] = self.counts.get(worker_slot, 0) + delta
-        self.lowest = min(self.lowest, self.counts[worker_slot])
+    def __call__(self) -> float:
+        return self.now
 
-    @property
-    def total(self) -> int:
-        return sum(self.counts.values())
+    def advance(self, secs: float) -> None:
+        self.now += secs
 
 
-class Turns:
-    """A turn counter of one process."""
+class Shared:
+    """The state that all processes of a service share, on a segment of its own, and what policies are made with."""
 
-    def __init__(self) -> None:
-        self._turn = -1
+    def __init__(self, *, prefix_index_bytes: int = 1 << 20, sticky_entries: int = 1024) -> None:
+        self.segment = Segment.create(
+            {Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(sticky_entries)}
+        )
+        StickyMap.prepare(self.segment.part(Part.STICKY_MAP))
+        # The memory lives as long as it is used; the descriptor is not needed.
+        self.segment.close()
+        self.clock = Clock()
+        self.table = WorkerTable(self.segment)
+        self.prefixes = PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock)
+        self.breakers = Breakers(table=self.table, settings=FleetSettings(), clock=self.clock)
 
-    def next(self) -> int:
-        self._turn += 1
-        return self._turn
+    def context(
+        self,
+        *,
+        process_slot: int = 0,
+        seed: int = 0,
+        max_endpoints: int = 3,
+        parameters: PolicyParameters | None = None,
+        options: Mapping[str, object] | None = None,
+    ) -> PolicyContext:
+        """What one process makes its policies with."""
+        return PolicyContext(
+            max_endpoints=max_endpoints,
+            rng=random.Random(seed),
+            clock=self.clock,
+            parameters=parameters or PolicyParameters(),
+            turns=SharedCounter(self.segment, counter=0, process_slot=process_slot),
+            loads=FleetLoads(table=self.table, clock=self.clock, stale_secs=5.0),
+            prefixes=PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock),
+            stickies=StickyMap(self.segment.part(Part.STICKY_MAP)),
+            lengths=LengthColumns(self.segment, process_slot=process_slot),
+            options=options or {},
+        )
+
+    def accounts(
+        self, *, process_slot: int = 0, worker_at: Callable[[str], Worker | None] = lambda _address: None
+    ) -> Accounts:
+        """The accounting of one process."""
+        return Accounts(
+            column=self.table.column(process_slot),
+            table=self.table,
+            prefixes=self.prefixes,
+            breakers=self.breakers,
+            worker_at=worker_at,
+            clock=self.clock,
+            assumed_answer_tokens=256,
+        )
+
+
+def candidates(count: int) -> Candidates:
+    return Candidates(workers(count))
+
+
+def prompt(tokens: int, *, seed: int = 0, block_size: int = 16) -> PromptTokens:
+    """A prompt of random ids; prompts of one seed begin alike."""
+    ids = np.random.default_rng(seed).integers(0, 128_000, tokens, dtype=np.uint32)
+    root = root_hash(model="m")
+    return PromptTokens(ids, block_hashes(ids, block_size=block_size, before=root), block_size, root, "miss")
+
+
+def request_with(*prompts: PromptTokens, headers: Mapping[str, str] | None = None) -> RoutingRequest:
+    """A request whose prompts are known."""
+    return RoutingRequest(method="POST", path="/v1/chat/completions", headers=headers or {}, prompts=prompts)

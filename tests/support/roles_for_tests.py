@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from extproc.errors import StartupError
-from extproc.shm.inflight import InFlight
+from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import EXIT_FAULT, ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
 from extproc.telemetry.metrics import Metrics
@@ -59,7 +59,7 @@ def serve(boot: ChildBoot) -> int:
 async def _serve(boot: ChildBoot) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, time.sleep, 600)
     async with ChildLifecycle(boot) as life:
-        InFlight(life.segment).column(boot.slot).add(0, 1)
+        WorkerTable(life.segment).column(boot.slot).add(0, requests=1)
         Metrics().requests.labels(outcome="routed").inc()
         note(boot, "ready")
         life.ready()

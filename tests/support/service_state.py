@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
 from extproc.shm.token_store import StoreState
+from extproc.shm.worker_table import Engine, Outcome, WorkerRow
+
+ENGINE = [number.name.lower() for number in Engine]
+OUTCOME = [number.name.lower() for number in Outcome]
 
 
 def process(role: str, index: int, *, slot: int = 0, ready: bool = True) -> ProcessStatus:
@@ -44,6 +48,10 @@ class FakeState:
 
     def in_flight(self) -> list[int]:
         return [0] * 16 if self.totals is None else self.totals
+
+    def worker_row(self, slot: int) -> WorkerRow:
+        requests = self.in_flight()[slot]
+        return WorkerRow(requests, 0, 0, dict.fromkeys(ENGINE, 0.0), dict.fromkeys(OUTCOME, 0.0))
 
     def processes(self) -> tuple[ProcessStatus, ...]:
         return self.process_rows

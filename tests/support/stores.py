@@ -3,7 +3,7 @@
 import numpy as np
 
 from extproc.index.block_hash import Hashes, Ids, block_hashes
-from extproc.shm.layout import SEGMENT_BYTES
+from extproc.shm.layout import Part
 from extproc.shm.segment import Segment
 from extproc.shm.token_rows import Key
 from extproc.shm.token_store import MIN_STORE_BYTES, Prefix, TokenStore
@@ -12,13 +12,13 @@ BLOCK_SIZE = 16
 
 
 def make_segment(store_bytes: int = MIN_STORE_BYTES) -> Segment:
-    segment = Segment.create(SEGMENT_BYTES + store_bytes)
-    TokenStore.prepare(segment.token_store)
+    segment = Segment.create({Part.TOKEN_STORE: store_bytes})
+    TokenStore.prepare(segment.part(Part.TOKEN_STORE))
     return segment
 
 
 def open_store(segment: Segment) -> TokenStore:
-    return TokenStore(memory=segment.token_store, fd=segment.fd)
+    return TokenStore(memory=segment.part(Part.TOKEN_STORE), fd=segment.fd)
 
 
 def key(number: int) -> Key:

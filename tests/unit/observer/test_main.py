@@ -22,9 +22,9 @@ from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet
 from extproc.observer.main import ObserverProcess, read_fleet
 from extproc.shm.fleet import FleetDocument
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
 from extproc.telemetry.tasks import spawn
 from tests.support.workers_http import FakeWorker, serving, until
 
@@ -36,7 +36,7 @@ class Service:
         self.directory = directory
         self.config_file = directory / "extproc.yaml"
         self.segment = Segment.create()
-        self.in_flight = InFlight(self.segment)
+        self.table = WorkerTable(self.segment)
         self.view = FleetView(FleetDocument(self.segment))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.admin = f"127.0.0.1:{free.getsockname()[1]}"
@@ -136,7 +136,7 @@ async def test_a_worker_added_to_the_file_joins_and_a_removed_one_drains_first(s
         async with service.observed():
             service.configure(one, two)
             await until(lambda: service.states == {one.address: "active", two.address: "active"})
-            column = service.in_flight.column(0)
+            column = service.table.column(0)
             column.add(service.slots[two.address], 1)
             service.configure(one)
             await until(lambda: service.states == {one.address: "active", two.address: "draining"})
@@ -200,7 +200,7 @@ async def test_a_successor_goes_on_with_slots_health_and_drains(service: Service
         three.status = 500
         async with service.observed():
             await until(lambda: service.states[three.address] == "unhealthy")
-            service.in_flight.column(0).add(service.slots[one.address], 1)
+            service.table.column(0).add(service.slots[one.address], requests=1)
             service.configure(two, three)
             await until(lambda: service.states[one.address] == "draining")
             slots = service.slots
@@ -209,7 +209,7 @@ async def test_a_successor_goes_on_with_slots_health_and_drains(service: Service
             assert FleetDocument(service.segment).generation == generation
             assert service.slots.items() >= slots.items()
             assert service.states[three.address] == "unhealthy"
-            service.in_flight.column(0).add(service.slots[one.address], -1)
+            service.table.column(0).add(service.slots[one.address], requests=-1)
             await until(lambda: one.address not in service.states)
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from extproc.observer.state import SharedState
 from extproc.shm.fleet import FleetDocument
-from extproc.shm.inflight import InFlight
 from extproc.shm.processes import ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
 from tests.support.fleets import worker
 
 
@@ -22,7 +22,7 @@ def shared_state(segment: Segment) -> SharedState:
     return SharedState(
         document=FleetDocument(segment),
         token_store=None,
-        in_flight=InFlight(segment),
+        table=WorkerTable(segment),
         processes=ProcessTable(segment),
         workers=lambda: (worker(0),),
     )
@@ -54,7 +54,7 @@ def test_a_row_released_while_the_table_is_read_is_left_out(segment: Segment) ->
     state = SharedState(
         document=FleetDocument(segment),
         token_store=None,
-        in_flight=InFlight(segment),
+        table=WorkerTable(segment),
         processes=Releasing(segment),
         workers=tuple,
     )
@@ -64,8 +64,8 @@ def test_a_row_released_while_the_table_is_read_is_left_out(segment: Segment) ->
 def test_shows_the_in_flight_sums_and_the_generation(segment: Segment) -> None:
     state = shared_state(segment)
     assert state.fleet_generation == 0
-    InFlight(segment).column(0).add(4, 2)
-    InFlight(segment).column(1).add(4, 3)
+    WorkerTable(segment).column(0).add(4, requests=2)
+    WorkerTable(segment).column(1).add(4, requests=3)
     FleetDocument(segment).publish(b"{}")
     assert state.in_flight()[4] == 5
     assert state.fleet_generation == 1

@@ -10,17 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.api.request import RoutingRequest
-from extproc.policies.base import Policy, PolicyContext, Reason
+from extproc.policies.base import Policy, Reason
 from extproc.policies.registry import POLICIES
-from tests.support.fleets import Turns, workers
+from tests.support.fleets import Shared, candidates, prompt, request_with
 
-REQUEST = RoutingRequest(method="POST", path="/v1/chat/completions", headers={})
 FAMILY = pytest.mark.parametrize("name", POLICIES)
 
 
 def make(name: str, *, seed: int = 0, max_endpoints: int = 3) -> Policy:
-    return POLICIES[name](PolicyContext(max_endpoints=max_endpoints, rng=random.Random(seed), turns=Turns()))
+    return POLICIES[name](Shared().context(seed=seed, max_endpoints=max_endpoints))
 
 
 @FAMILY

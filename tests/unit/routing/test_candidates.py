@@ -2,7 +2,7 @@ import pytest
 
 from extproc.errors import NoEndpoint
 from extproc.routing.candidates import within_subset
-from tests.support.fleets import workers
+from tests.support.fleets import candidates
 
 
 @pytest.mark.parametrize(
@@ -15,7 +15,7 @@ from tests.support.fleets import workers
     ids=["one", "several, order of the fleet", "address without port"],
 )
 def test_keeps_what_the_hint_allows(subset: tuple[str, ...], expected: list[str]) -> None:
-    assert [worker.id for worker in within_subset(workers(3), subset)] == expected
+    assert [worker.id for worker in within_subset(candidates(3), subset)] == expected
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_keeps_what_the_hint_allows(subset: tuple[str, ...], expected: list[str]
 )
 def test_refuses_when_nothing_is_allowed(subset: tuple[str, ...]) -> None:
     with pytest.raises(NoEndpoint):
-        within_subset(workers(3), subset)
+        within_subset(candidates(3), subset)

@@ -1,12 +1,26 @@
-from extproc.policies.base import Reason
+from extproc.policies.base import Choice, Reason
 from extproc.routing.decision import Decision
-from tests.support.fleets import Column, worker
+from tests.support.fleets import Shared, request_with, worker
 
 
-def test_release_lowers_the_count_once() -> None:
-    column = Column()
-    column.add(1, 1)
-    decision = Decision("a", worker(1), "random", Reason.RANDOM, column)
+def test_release_gives_everything_back_once() -> None:
+    shared = Shared()
+    accounts = shared.accounts()
+    one = worker(1)
+    other = accounts.start(request_with(), Choice((one,), Reason.RANDOM), record=False)
+    flight = accounts.start(request_with(), Choice((one,), Reason.RANDOM), record=False)
+    given_back: list[str] = []
+    decision = Decision(
+        "a",
+        one,
+        "random",
+        Reason.RANDOM,
+        accounts=accounts,
+        flight=flight,
+        on_release=lambda: given_back.append("place"),
+    )
     decision.release()
     decision.release()
-    assert (column.total, column.lowest) == (0, 0)
+    assert (shared.table.requests_at(1), given_back) == (1, ["place"])
+    accounts.finish(other)
+    assert shared.table.requests_at(1) == 0

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import random
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,16 @@ from extproc.api.body import RequestBody
 from extproc.api.request import RoutingRequest
 from extproc.config.models import ModelSpec
 from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint, Refusal
+from extproc.fleet.candidates import Candidates
 from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
 from extproc.models.reader import LONG_BODY_BYTES
 from extproc.policies.base import Choice, Needs, PolicyContext, Reason
 from extproc.policies.round_robin import RoundRobin
 from extproc.routing.decision import Decision
-from extproc.routing.director import Director
-from extproc.telemetry.metrics import Metrics
 from extproc.tokens.prompt_tokens import PromptTokens
-from tests.support.fleets import Column, Turns, worker
+from tests.support.directors import Directing
+from tests.support.fleets import worker
 from tests.support.readers import Gated, Reading, make_spec
 
 
@@ -50,19 +49,22 @@ class ReadsBodies(RoundRobin):
 
 
 class Bench:
-    def __init__(self, *workers: Worker, reads_bodies: bool = False, single: bool = False) -> None:
+    def __init__(
+        self,
+        *workers: Worker,
+        reads_bodies: bool = False,
+        single: bool = False,
+        policy: type[RoundRobin] | None = None,
+    ) -> None:
         self.published = Published(*workers)
-        self.column = Column()
-        self.metrics = Metrics()
-        policy = ReadsBodies if reads_bodies else RoundRobin
-        self.director = Director(
+        self.directing = Directing(
             fleet=FleetView(self.published),
             prompts=Reading().reader,
-            policy=policy(PolicyContext(max_endpoints=3, rng=random.Random(0), turns=Turns())),
-            in_flight=self.column,
-            metrics=self.metrics,
+            policies={"default": policy or (ReadsBodies if reads_bodies else RoundRobin)},
             single_endpoint=single,
         )
+        self.director = self.directing.director
+        self.metrics = self.directing.metrics
 
     def decide(self, request: RoutingRequest) -> Decision:
         """Decide as the exchange does: what is needed is settled first."""
@@ -84,7 +86,7 @@ def test_names_the_first_choice_and_its_fall_backs_and_counts_the_first() -> Non
     bench = Bench(worker(1), worker(2))
     decision = bench.decide(chat())
     assert decision.endpoints == "10.0.0.1:8000,10.0.0.2:8000"
-    assert bench.column.counts == {1: 1}
+    assert bench.directing.in_flight == {1: 1}
 
 
 def test_names_one_endpoint_where_the_data_plane_takes_one() -> None:
@@ -149,7 +151,7 @@ def test_refuses_what_cannot_be_routed(request_: RoutingRequest, refusal: type[R
     with pytest.raises(refusal) as refused:
         bench.decide(request_)
     assert refused.value.param == param
-    assert bench.column.total == 0
+    assert sum(bench.directing.in_flight.values()) == 0
 
 
 def test_a_body_that_may_be_cut_short_but_is_whole_is_read() -> None:
@@ -195,8 +197,7 @@ def test_a_policy_is_given_the_parsed_body() -> None:
             seen.append(request.body.model)
             return Choice((candidates[0],), Reason.ROUND_ROBIN)
 
-    bench = Bench(worker(1))
-    bench.director._policy = Recording(PolicyContext(max_endpoints=1, rng=random.Random(0), turns=Turns()))
+    bench = Bench(worker(1), policy=Recording)
     bench.decide(chat({"model": "tiny"}))
     assert seen == ["tiny"]
 
@@ -211,7 +212,7 @@ class Seeing(RoundRobin):
         super().__init__(context)
         self.seen: list[tuple[PromptTokens, ...]] = []
 
-    def choose(self, request: RoutingRequest, candidates: tuple[Worker, ...]) -> Choice:
+    def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:
         self.seen.append(request.prompts)
         return super().choose(request, candidates)
 
@@ -237,17 +238,17 @@ class TokenBench:
         self.specs = specs
         self.published = Published()
         self.publish(worker(1), worker(2))
-        self.column = Column()
         self.reading = Reading(*specs, encode_threads=1, **settings)
-        self.policy = policy(PolicyContext(max_endpoints=3, rng=random.Random(0), turns=Turns()))
-        self.director = Director(
+        self.directing = Directing(
             fleet=FleetView(self.published),
             prompts=self.reading.reader,
-            policy=self.policy,
-            in_flight=self.column,
-            metrics=Metrics(),
+            policies={"default": policy},
             always_tokenize=always,
         )
+        self.director = self.directing.director
+        made = self.directing.policies["default"]
+        assert isinstance(made, Seeing)
+        self.policy = made
 
     def publish(self, *workers: Worker) -> None:
         self.published.generation += 1
@@ -331,14 +332,14 @@ def test_names_that_are_not_configured_are_routed_without_tokens(spec: ModelSpec
         assert len(bench.policy.seen[-1]) == count
     with pytest.raises(InvalidRequest):
         bench.start(question("other", messages=[{"content": "no role"}]))
-    assert bench.column.total == 2
+    assert sum(bench.directing.in_flight.values()) == 2
 
 
 def test_a_prompt_that_no_template_takes_is_refused_at_once(spec: ModelSpec) -> None:
     bench = TokenBench(spec)
     with pytest.raises(InvalidRequest, match="no message"):
         bench.start(question(messages=[]))
-    assert bench.column.total == 0
+    assert sum(bench.directing.in_flight.values()) == 0
 
 
 async def test_a_prompt_that_takes_long_is_decided_later(spec: ModelSpec) -> None:
@@ -346,11 +347,11 @@ async def test_a_prompt_that_takes_long_is_decided_later(spec: ModelSpec) -> Non
     event = bench.gate()
     request = question()
     future = bench.later(request)
-    assert (bench.policy.seen, bench.column.total) == ([], 0)
+    assert (bench.policy.seen, sum(bench.directing.in_flight.values())) == ([], 0)
     event.set()
     decision = await future
     assert decision.endpoints == "10.0.0.1:8000,10.0.0.2:8000"
-    assert bench.column.counts == {1: 1}
+    assert bench.directing.in_flight == {1: 1}
     assert bench.policy.seen == [request.prompts]
     assert len(request.prompts) == 1
     bench.close()
@@ -374,7 +375,7 @@ async def test_a_refusal_comes_through_the_future(spec: ModelSpec) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await future
     assert refused.value.param == "messages[1].role"
-    assert (bench.policy.seen, bench.column.total) == ([], 0)
+    assert (bench.policy.seen, sum(bench.directing.in_flight.values())) == ([], 0)
     bench.close()
 
 
@@ -385,7 +386,7 @@ async def test_workers_that_went_meanwhile_are_not_chosen(spec: ModelSpec) -> No
     bench.publish(worker(1, healthy=False), worker(2), worker(3))
     event.set()
     assert (await future).endpoints == "10.0.0.2:8000,10.0.0.3:8000"
-    assert bench.column.counts == {2: 1}
+    assert bench.directing.in_flight == {2: 1}
     bench.close()
 
 
@@ -397,7 +398,7 @@ async def test_where_nobody_is_left_the_request_is_refused(spec: ModelSpec) -> N
     event.set()
     with pytest.raises(NoEndpoint):
         await future
-    assert bench.column.total == 0
+    assert sum(bench.directing.in_flight.values()) == 0
     bench.close()
 
 
@@ -426,7 +427,7 @@ async def test_nothing_is_counted_for_a_request_that_ends_before_its_decision(sp
     # There is one thread, so what came first is over by now.
     await other
     assert len(bench.policy.seen) == 1
-    assert bench.column.total == 1
+    assert sum(bench.directing.in_flight.values()) == 1
     bench.close()
 
 

@@ -4,7 +4,11 @@ PARTS = (
     ("header", layout.HEADER_OFFSET, layout.HEADER_BYTES),
     ("processes", layout.PROCESSES_OFFSET, layout.PROCESSES_BYTES),
     ("counters", layout.COUNTERS_OFFSET, layout.COUNTERS_BYTES),
-    ("in flight", layout.IN_FLIGHT_OFFSET, layout.IN_FLIGHT_BYTES),
+    ("load columns", layout.LOAD_COLUMNS_OFFSET, layout.LOAD_COLUMNS_BYTES),
+    ("engine rows", layout.ENGINE_ROWS_OFFSET, layout.ENGINE_ROWS_BYTES),
+    ("outcome rows", layout.OUTCOME_ROWS_OFFSET, layout.OUTCOME_ROWS_BYTES),
+    ("admission columns", layout.ADMISSION_OFFSET, layout.ADMISSION_BYTES),
+    ("length columns", layout.LENGTHS_OFFSET, layout.LENGTHS_BYTES),
     ("fleet heads", layout.FLEET_OFFSET, layout.FLEET_HEADS_BYTES),
     ("fleet buffers", layout.FLEET_BUFFERS_OFFSET, layout.FLEET_BUFFERS * layout.FLEET_DOCUMENT_BYTES),
 )

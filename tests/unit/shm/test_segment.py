@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from extproc.errors import StartupError
-from extproc.shm.layout import SEGMENT_BYTES, VERSION
+from extproc.shm.layout import SEGMENT_BYTES, VERSION, Part
 from extproc.shm.segment import Segment
 from tests.support.processes import python_child
 
@@ -78,5 +78,5 @@ def test_a_descriptor_that_is_not_open_is_refused() -> None:
 def test_a_size_the_system_cannot_give_leaves_no_descriptor_behind() -> None:
     before = set(Path("/proc/self/fd").iterdir())
     with pytest.raises(OSError, match=r"."):
-        Segment.create(1 << 62)
+        Segment.create({Part.TOKEN_STORE: 1 << 62})
     assert set(Path("/proc/self/fd").iterdir()) == before

@@ -9,6 +9,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extproc.shm.layout import Part
 from extproc.shm.token_rows import Row
 from extproc.shm.token_store import MIN_STORE_BYTES, TokenStore
 from tests.support.processes import python_child
@@ -187,7 +188,7 @@ def test_no_damage_to_the_memory_yields_wrong_ids(damage: list[tuple[float, int,
         put(store, ids, {number: len(ids), 100 + number: 20})
         grown[200 + number] = np.concatenate([ids, ids_of(99, 50)])
         put(store, grown[200 + number], {200 + number: len(ids) + 50}, parent=find(store, number))
-    memory = np.frombuffer(segment.token_store, dtype=np.uint8)
+    memory = np.frombuffer(segment.part(Part.TOKEN_STORE), dtype=np.uint8)
     written = np.flatnonzero(memory)
     for where, length, value in damage:
         at = int(written[int(where * len(written))])

@@ -9,17 +9,17 @@ from tests.support.processes import wait_until
 def test_burying_frees_the_slot_and_forgets_what_was_in_flight(children: Children) -> None:
     child = children.spawn("serve")
     wait_until(lambda: child.ready)
-    assert children.in_flight.total(0) == 1
+    assert children.workers.requests_at(0) == 1
     child.kill()
     wait_until(child.reap)
     children.nursery.bury(child)
-    assert (children.in_flight.total(0), list(children.table.rows())) == (0, [])
+    assert (children.workers.requests_at(0), list(children.table.rows())) == (0, [])
 
 
 def test_a_slot_is_clean_before_it_is_used(children: Children) -> None:
-    children.in_flight.column(0).add(3, 9)
+    children.workers.column(0).add(3, requests=9)
     assert children.spawn("never_ready").row.slot == 0
-    assert children.in_flight.total(3) == 0
+    assert children.workers.requests_at(3) == 0
 
 
 def test_there_is_no_child_while_every_slot_is_taken(children: Children) -> None:

@@ -1,0 +1,73 @@
+"""What answers tell of a worker's speed: running averages in its outcome row.
+
+The time to the first byte of an answer is taken to be::
+
+    lone_secs + uncached tokens / prefill rate + requests already there * request_secs
+
+Each answer corrects the number that it says most about: a short prompt at an idle worker the first, a long one at an
+idle worker the second, one at a busy worker the third. Rates that the engine itself reports go before what is learned
+here. For an answer that is not streamed the first byte comes with the last, so ``request_secs`` then holds what a
+request adds to the whole answer: which is what its client waits for.
+"""
+
+from extproc.fleet.loads import FIRST_PREFILL_RATE, FIRST_REQUEST_SECS
+from extproc.shm.layout import OUTCOME_ROW_NUMBERS
+from extproc.shm.worker_table import Engine, Outcome, WorkerTable
+
+STEP = 0.1
+SHORT_PROMPT_TOKENS = 256
+LONG_PROMPT_TOKENS = 1024
+MIN_REQUEST_SECS, MAX_REQUEST_SECS = 1e-4, 10.0
+MIN_PREFILL_RATE, MAX_PREFILL_RATE = 10.0, 1e7
+MAX_SECS = 3600.0
+
+
+class SpeedLearner:
+    """Learns from the answers that one router sees; all routers write the same averages."""
+
+    def __init__(self, table: WorkerTable) -> None:
+        self._numbers = table.outcome_numbers
+        self._table = table
+
+    def first_byte(self, slot: int, *, uncached_tokens: int, ahead: int, elapsed_secs: float) -> None:
+        """Learn from the first byte of an answer: how many requests were ``ahead`` of it when it was sent there."""
+        if not 0 <= elapsed_secs <= MAX_SECS:
+            return
+        lone_secs = self._number(slot, Outcome.LONE_SECS)
+        if ahead <= 0:
+            if uncached_tokens <= SHORT_PROMPT_TOKENS or elapsed_secs < lone_secs:
+                self._learn(slot, Outcome.LONE_SECS, elapsed_secs)
+            elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs:
+                rate = uncached_tokens / (elapsed_secs - lone_secs)
+                self._learn(slot, Outcome.PREFILL_RATE, min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE))
+            return
+        own_secs = lone_secs + uncached_tokens / self._rate(slot)
+        request_secs = min(max((elapsed_secs - own_secs) / ahead, MIN_REQUEST_SECS), MAX_REQUEST_SECS)
+        self._learn(slot, Outcome.REQUEST_SECS, request_secs, first=FIRST_REQUEST_SECS)
+
+    def answer_ended(self, slot: int, *, secs: float) -> None:
+        """Learn how long an answer took from its first byte to its end."""
+        if 0 <= secs <= MAX_SECS:
+            self._learn(slot, Outcome.ANSWER_SECS, secs)
+
+    def answer_secs(self, slot: int) -> float:
+        """How long an answer takes from its first byte to its end; 0 while unknown."""
+        return self._number(slot, Outcome.ANSWER_SECS)
+
+    def first_byte_secs(self, slot: int, *, uncached_tokens: int, ahead: int) -> float:
+        """How long the first byte takes."""
+        request_secs = self._number(slot, Outcome.REQUEST_SECS) or FIRST_REQUEST_SECS
+        return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self._rate(slot) + ahead * request_secs
+
+    def _rate(self, slot: int) -> float:
+        reported = float(self._table.engines[slot, Engine.PREFILL_RATE])
+        return reported or self._number(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
+
+    def _learn(self, slot: int, number: Outcome, value: float, *, first: float = 0.0) -> None:
+        at = slot * OUTCOME_ROW_NUMBERS + number
+        known = self._numbers[at] or first
+        self._numbers[at] = known + STEP * (value - known) if known else value
+
+    def _number(self, slot: int, number: Outcome) -> float:
+        value: float = self._numbers[slot * OUTCOME_ROW_NUMBERS + number]
+        return value

@@ -1,0 +1,131 @@
+"""All that decides in one router process, joined: the policies and the state they share with other processes."""
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from time import monotonic
+
+from extproc.config.settings import Settings
+from extproc.fleet.breaker import Breakers
+from extproc.fleet.loads import FleetLoads
+from extproc.fleet.view import FleetView
+from extproc.index.prefix_index import PrefixIndex
+from extproc.index.sticky_map import StickyMap, bytes_for
+from extproc.models.reader import PromptReader
+from extproc.policies.base import Policy, PolicyContext
+from extproc.policies.registry import POLICIES
+from extproc.routing.accounting import Accounts
+from extproc.routing.admission import Admission
+from extproc.routing.director import Director
+from extproc.routing.hooks import HookRunner
+from extproc.routing.selection import PolicySelector
+from extproc.shm.admission import AdmissionColumns
+from extproc.shm.counters import SharedCounter
+from extproc.shm.layout import Part
+from extproc.shm.lengths import LengthColumns
+from extproc.shm.processes import ProcessRow
+from extproc.shm.segment import Segment
+from extproc.shm.worker_table import WorkerTable
+from extproc.telemetry.metrics import Metrics
+
+ROUND_ROBIN_COUNTER = 0
+SHADOW_STICKY_ENTRIES = 4096
+"""Routing keys that a shadow policy remembers, in each process by itself."""
+
+
+class Deciding:
+    """The director of one router, and what has to be looked after beside it."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        segment: Segment,
+        process_slot: int,
+        fleet: FleetView,
+        prompts: PromptReader,
+        metrics: Metrics,
+    ) -> None:
+        self._slot = process_slot
+        table = WorkerTable(segment)
+        routing = settings.routing
+        prefixes = PrefixIndex(
+            memory=segment.part(Part.PREFIX_INDEX), clock=monotonic, half_life_secs=routing.prefix_half_life_secs
+        )
+        self.breakers = Breakers(
+            table=table,
+            settings=settings.fleet,
+            clock=monotonic,
+            on_ignored=metrics.fallbacks.labels("breakers_ignored").inc,
+        )
+        context = PolicyContext(
+            max_endpoints=routing.max_endpoints,
+            rng=random.Random(),  # noqa: S311 - spreads load, keeps no secret
+            clock=monotonic,
+            parameters=settings.policy_parameters,
+            turns=SharedCounter(segment, counter=ROUND_ROBIN_COUNTER, process_slot=process_slot),
+            loads=FleetLoads(table=table, clock=monotonic, stale_secs=settings.fleet.load_stale_secs),
+            prefixes=prefixes,
+            stickies=StickyMap(segment.part(Part.STICKY_MAP)),
+            lengths=LengthColumns(segment, process_slot=process_slot),
+            options={},
+        )
+        selector = PolicySelector(
+            make=lambda name: self._make(name, context),
+            default=routing.policy,
+            shadow=self._make(routing.shadow_policy, _shadowing(context)) if routing.shadow_policy else None,
+            overrides=routing.override_policies,
+            metrics=metrics,
+        )
+        self.accounts = Accounts(
+            column=table.column(process_slot),
+            table=table,
+            prefixes=prefixes,
+            breakers=self.breakers,
+            worker_at=fleet.at,
+            clock=monotonic,
+            assumed_answer_tokens=routing.assumed_answer_tokens,
+        )
+        self.admission = Admission(
+            settings=settings.admission,
+            columns=AdmissionColumns(segment, process_slot=process_slot),
+            models=lambda: fleet.models,
+            on_waited=metrics.admission_wait_seconds.observe,
+            assumed_answer_tokens=routing.assumed_answer_tokens,
+        )
+        self.director = Director(
+            fleet=fleet,
+            prompts=prompts,
+            selector=selector,
+            breakers=self.breakers,
+            accounts=self.accounts,
+            admission=self.admission,
+            hooks=HookRunner(hooks=(), settings=settings.hooks, metrics=metrics),
+            metrics=metrics,
+            always_tokenize=settings.tokens.when == "always",
+            single_endpoint=routing.destination == "single",
+        )
+
+    def look_after(self, routers: Sequence[ProcessRow]) -> None:
+        """Do what time alone makes due; ``routers`` are the rows of all that are ready. To be called regularly."""
+        slots = sorted(row.slot for row in routers)
+        if self._slot in slots:
+            self.breakers.rank, self.breakers.routers = slots.index(self._slot), len(slots)
+        self.accounts.sweep()
+
+    def _make(self, name: str, context: PolicyContext) -> Policy | None:
+        policy = POLICIES.get(name)
+        return None if policy is None else policy(context)
+
+
+def _shadowing(context: PolicyContext) -> PolicyContext:
+    """Return a context whose state a policy may change without touching what the acting ones share."""
+    private = Segment.create({Part.STICKY_MAP: bytes_for(SHADOW_STICKY_ENTRIES)})
+    StickyMap.prepare(private.part(Part.STICKY_MAP))
+    private.close()
+    return dataclasses.replace(
+        context,
+        turns=SharedCounter(private, counter=ROUND_ROBIN_COUNTER, process_slot=0),
+        stickies=StickyMap(private.part(Part.STICKY_MAP)),
+        lengths=LengthColumns(private, process_slot=0),
+    )

@@ -1,0 +1,230 @@
+"""What a routed request weighs, from its choice to the end of its answer, and what its answer tells.
+
+=========================  =====================================================================================
+at the choice              one request, its uncached prompt tokens and the tokens its answer may have are counted
+                           at the chosen worker, and its prefix is recorded there
+at the response headers    the prompt tokens are given back; what another worker has served moves there; workers
+                           that were tried in vain have failed; the answer's speed is learned
+at the end, however        everything else is given back
+=========================  =====================================================================================
+
+Some data planes close the stream with the response headers or even before (see ``ARCHITECTURE.md``). The request is
+still running then, so it *lingers*: it is given back when its expected time is over, or sooner when the engine says
+that it has fewer requests than we think.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from extproc.api.request import RoutingRequest
+from extproc.fleet.breaker import Breakers
+from extproc.fleet.learning import SpeedLearner
+from extproc.fleet.worker import Worker
+from extproc.index.block_hash import Hashes
+from extproc.policies.base import Choice, prompt_tokens_of
+from extproc.shm.layout import Quantity
+from extproc.shm.worker_table import Engine, LoadColumn, WorkerTable
+
+SERVER_ERROR = 500
+MAX_LINGER_SECS = 120.0
+FIRST_ANSWER_SECS = 5.0
+"""How long an answer is taken to be until some are seen."""
+MAX_LINGERING = 100_000
+SETTLING_SECS = 2.0
+"""What an engine says of itself may be as old as its longest step: it is not believed earlier."""
+
+
+class PrefixRecord(Protocol):
+    """Where prefixes are recorded (:class:`extproc.index.prefix_index.PrefixIndex`)."""
+
+    def record(self, hashes: Hashes, slot: int) -> Hashes:
+        """Note that a worker holds these blocks; returns those that are news."""
+
+    def forget(self, hashes: Hashes, slot: int) -> None:
+        """Note that a worker does not hold these blocks."""
+
+
+class Flight(msgspec.Struct, eq=False):
+    """One request in flight. ``tried`` are the workers of its list; ``worker`` is the one it counts at."""
+
+    tried: tuple[Worker, ...]
+    worker: Worker
+    started: float
+    ahead: int
+    uncached_tokens: int
+    prefill_tokens: int
+    answer_tokens: int
+    hashes: Hashes | None = None
+    news: Hashes | None = None
+    answered_at: float = 0.0
+    over: bool = False
+
+
+class Accounts:
+    """The accounting of one router. ``clock`` is that of the worker table.
+
+    ``worker_at`` finds the worker at an address.
+    """
+
+    def __init__(
+        self,
+        *,
+        column: LoadColumn,
+        table: WorkerTable,
+        prefixes: PrefixRecord,
+        breakers: Breakers,
+        worker_at: Callable[[str], Worker | None],
+        clock: Callable[[], float],
+        assumed_answer_tokens: int,
+    ) -> None:
+        self._column = column
+        self._table = table
+        self._prefixes = prefixes
+        self._breakers = breakers
+        self._learner = SpeedLearner(table)
+        self._worker_at = worker_at
+        self._clock = clock
+        self._assumed_answer_tokens = assumed_answer_tokens
+        self._lingering: deque[tuple[float, Flight]] = deque()
+
+    def start(self, request: RoutingRequest, choice: Choice, *, record: bool) -> Flight:
+        """Count a request at the first worker of a choice; ``record`` its prefix there, for policies that look."""
+        worker = choice.workers[0]
+        tokens = prompt_tokens_of(request)
+        answer_tokens = self._assumed_answer_tokens
+        if request.body is not None:
+            answer_tokens = request.body.answer_tokens(answer_tokens)
+        flight = Flight(
+            tried=choice.workers,
+            worker=worker,
+            started=self._clock(),
+            ahead=self._table.requests_at(worker.slot),
+            uncached_tokens=tokens,
+            prefill_tokens=tokens,
+            answer_tokens=answer_tokens,
+        )
+        news = 0
+        if record and request.prompts:
+            news = self._record(flight, request, choice)
+        self._column.add(
+            worker.slot, requests=1, prefill_tokens=flight.prefill_tokens, decode_tokens=flight.answer_tokens
+        )
+        self._column.note_sent(worker.slot, tokens=tokens, blocks=news)
+        self._breakers.try_out(worker.slot)
+        return flight
+
+    def answered(self, flight: Flight, *, status: int, served: str) -> None:
+        """Take the response headers: ``status``, and the address that ``served`` (empty: not known)."""
+        if flight.answered_at or flight.over:
+            return
+        flight.answered_at = now = self._clock()
+        first = flight.worker
+        self._column.add(first.slot, prefill_tokens=-flight.prefill_tokens)
+        flight.prefill_tokens = 0
+        server = first if not served or served == first.address else self._worker_at(served)
+        if server is not first:
+            self._served_by_another(flight, server, served)
+        elif status >= SERVER_ERROR:
+            self._failed(flight, first)
+        else:
+            self._breakers.succeeded(first.slot)
+            self._learner.first_byte(
+                first.slot,
+                uncached_tokens=flight.uncached_tokens,
+                ahead=flight.ahead,
+                elapsed_secs=now - flight.started,
+            )
+        if server is not None and server is not first:
+            if status >= SERVER_ERROR:
+                self._breakers.failed(server.slot)
+            else:
+                self._breakers.succeeded(server.slot)
+        flight.hashes = flight.news = None
+
+    def finish(self, flight: Flight, *, early: bool = False) -> None:
+        """Give back what is left; further calls do nothing. ``early``: the stream ended, the answer perhaps not."""
+        if flight.over:
+            return
+        if early and len(self._lingering) < MAX_LINGERING:
+            self._linger(flight)
+            return
+        self._end(flight)
+        if flight.answered_at:
+            self._learner.answer_ended(flight.worker.slot, secs=self._clock() - flight.answered_at)
+
+    def sweep(self) -> None:
+        """Give back lingering requests whose time is over, or of which the engine no longer knows. Call regularly."""
+        now = self._clock()
+        for _ in range(len(self._lingering)):
+            due, flight = self._lingering.popleft()
+            if flight.over:
+                continue
+            if now >= due or self._is_gone(flight):
+                self._end(flight)
+            else:
+                self._lingering.append((due, flight))
+
+    def _record(self, flight: Flight, request: RoutingRequest, choice: Choice) -> int:
+        prompt = request.prompts[0]
+        flight.hashes = prompt.block_hashes
+        flight.news = self._prefixes.record(prompt.block_hashes, flight.worker.slot)
+        known = (len(prompt.block_hashes) - len(flight.news)) * prompt.block_size
+        cached = known if choice.matched_tokens is None else choice.matched_tokens
+        # The engine computes the last block again even where it holds all of them.
+        flight.uncached_tokens = flight.prefill_tokens = max(flight.uncached_tokens - cached, 1)
+        return len(flight.news)
+
+    def _served_by_another(self, flight: Flight, server: Worker | None, served: str) -> None:
+        """Move a request to the worker that has served it; those before it on the list have failed."""
+        for worker in flight.tried:
+            if worker.address == served:
+                break
+            self._breakers.failed(worker.slot)
+        self._take_back(flight)
+        if server is None:
+            return
+        self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
+        self._column.add(server.slot, requests=1, decode_tokens=flight.answer_tokens)
+        if flight.hashes is not None:
+            self._column.note_sent(server.slot, tokens=0, blocks=len(self._prefixes.record(flight.hashes, server.slot)))
+        flight.worker = server
+
+    def _failed(self, flight: Flight, worker: Worker) -> None:
+        self._breakers.failed(worker.slot)
+        self._take_back(flight)
+
+    def _take_back(self, flight: Flight) -> None:
+        if flight.news is not None:
+            self._prefixes.forget(flight.news, flight.worker.slot)
+
+    def _end(self, flight: Flight) -> None:
+        flight.over = True
+        self._column.add(
+            flight.worker.slot,
+            requests=-1,
+            prefill_tokens=-flight.prefill_tokens,
+            decode_tokens=-flight.answer_tokens,
+        )
+        if not flight.answered_at:
+            self._breakers.give_up(flight.worker.slot)
+        flight.hashes = flight.news = None
+
+    def _linger(self, flight: Flight) -> None:
+        slot = flight.worker.slot
+        secs = self._learner.answer_secs(slot) or FIRST_ANSWER_SECS
+        if not flight.answered_at:
+            secs += self._learner.first_byte_secs(slot, uncached_tokens=flight.uncached_tokens, ahead=flight.ahead)
+        flight.hashes = flight.news = None
+        self._lingering.append((self._clock() + min(secs, MAX_LINGER_SECS), flight))
+
+    def _is_gone(self, flight: Flight) -> bool:
+        """Whether the engine was asked after the request was sent and has fewer requests than all routers count."""
+        slot = flight.worker.slot
+        engine = self._table.engines[slot]
+        if engine[Engine.SCRAPED_AT] <= flight.started + SETTLING_SECS:
+            return False
+        known = engine[Engine.RUNNING] + engine[Engine.WAITING]
+        return bool(self._table.totals(Quantity.REQUESTS)[slot] > known)

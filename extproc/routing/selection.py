@@ -1,0 +1,91 @@
+"""Which policy decides: the one the request asks for, its model's, or the default; and which one only watches."""
+
+import logging
+from collections.abc import Callable, Collection, Iterable
+
+from extproc.api.request import RoutingRequest
+from extproc.config.models import ModelSpec
+from extproc.fleet.candidates import Candidates
+from extproc.policies.base import Choice, Needs, Policy, header_of
+from extproc.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+POLICY_HEADERS = ("x-extproc-policy", "x-smg-policy")
+
+
+class PolicySelector:
+    """Holds one policy of each name that is in use.
+
+    ``make`` makes a policy by its name, or returns None where there is none of that name (any more). ``shadow`` is the
+    policy that decides too and never acts, with state of its own. ``overrides`` are the names that a request may ask
+    for.
+    """
+
+    def __init__(
+        self,
+        *,
+        make: Callable[[str], Policy | None],
+        default: str,
+        shadow: Policy | None,
+        overrides: Collection[str],
+        metrics: Metrics,
+    ) -> None:
+        found = make(default)
+        assert found is not None, "the configuration was checked"
+        self._make = make
+        self._default = found
+        self._shadow = shadow
+        self._overrides = frozenset(overrides)
+        self._made: dict[str, Policy | None] = {default: found}
+        self._fallbacks = metrics.fallbacks
+        self._shadow_decisions = metrics.shadow_decisions
+        asked = [policy for name in sorted(self._overrides) if (policy := self._policy(name)) is not None]
+        self._needs: Needs = max(policy.needs for policy in (found, *asked, *((shadow,) if shadow else ())))
+
+    def needs(self, models: Iterable[ModelSpec]) -> Needs:
+        """Return the most that any policy may look at while these are the models."""
+        own = [policy for spec in models if spec.policy and (policy := self._policy(spec.policy)) is not None]
+        # A model's own policy needs the body at least, as the model is named there.
+        return max([self._needs, *[max(policy.needs, Needs.BODY) for policy in own]])
+
+    def select(self, request: RoutingRequest, spec: ModelSpec | None) -> Policy:
+        """Return the policy that decides on a request for a model."""
+        if self._overrides:
+            name = header_of(request, POLICY_HEADERS)
+            if name:
+                policy = self._policy(name) if name in self._overrides else None
+                if policy is not None:
+                    return policy
+                self._fallbacks.labels("policy_not_allowed").inc()
+        if spec is not None and spec.policy:
+            policy = self._policy(spec.policy)
+            if policy is not None:
+                return policy
+            self._fallbacks.labels("policy_unknown").inc()
+        return self._default
+
+    @property
+    def shadow_needs_tokens(self) -> bool:
+        """Whether the policy that only watches looks at tokens."""
+        return self._shadow is not None and self._shadow.needs >= Needs.TOKENS
+
+    def compare(self, request: RoutingRequest, candidates: Candidates, choice: Choice) -> None:
+        """Let the policy that only watches decide too, before the choice is accounted for; count what it says."""
+        shadow = self._shadow
+        if shadow is None:
+            return
+        try:
+            other = shadow.choose(request, candidates)
+        except Exception:
+            self._fallbacks.labels("shadow_failed").inc()
+            logger.exception("The shadow policy failed")
+            return
+        result = "same" if other.workers[0] is choice.workers[0] else "different"
+        self._shadow_decisions.labels(shadow.name, other.reason.value, result).inc()
+
+    def _policy(self, name: str) -> Policy | None:
+        if name not in self._made:
+            # Bounded by the names that the configuration ever had.
+            self._made[name] = self._make(name)
+        return self._made[name]

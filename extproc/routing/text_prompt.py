@@ -1,0 +1,30 @@
+"""Prompts whose tokens cannot be known, keyed by the bytes of their text instead.
+
+A body's pieces of prompt are laid end to end, what a conversation adds to last; four bytes stand for a token, and the
+block hashes follow as they do from token ids. Prompts that begin alike have equal hashes for as long as they are equal,
+which is all that routing by prefix needs.
+"""
+
+import numpy as np
+
+from extproc.api.body import RequestBody
+from extproc.index.block_hash import block_hashes, root_hash
+from extproc.index.prefix_index import MAX_BLOCKS
+from extproc.tokens.prompt_tokens import PromptTokens
+
+TEXT_BLOCK_TOKENS = 16
+BYTES_PER_TOKEN = 4
+MAX_TEXT_BYTES = MAX_BLOCKS * TEXT_BLOCK_TOKENS * BYTES_PER_TOKEN
+
+
+def text_prompt(body: RequestBody, model: str) -> tuple[PromptTokens, ...]:
+    """Return the prompt of a body for the model called ``model``; none where it has no text to go by."""
+    parts = body.prompt_parts()
+    if parts is None:
+        return ()
+    grows = body.growing_part
+    text = b"".join((*parts[:grows], *parts[grows + 1 :], parts[grows]))[:MAX_TEXT_BYTES]
+    ids = np.frombuffer(text, np.uint32, len(text) // BYTES_PER_TOKEN)
+    root = root_hash(model=model, cache_salt=body.cache_salt or "")
+    hashes = block_hashes(ids, block_size=TEXT_BLOCK_TOKENS, before=root)
+    return (PromptTokens(ids, hashes, TEXT_BLOCK_TOKENS, root, "text", exact=False, text_bytes=len(text)),)
