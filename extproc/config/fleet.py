@@ -1,4 +1,4 @@
-"""The fleet: the workers, how their health is probed, how they leave."""
+"""The fleet: the workers, how their health and their load are read, how they leave."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ class WorkerSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """Settings of health probes and of discovery."""
+    """Settings of discovery, of health probes and of the reading of loads."""
 
     reload_interval_secs: float = setting(
         0.5, "How often the configuration file is checked for changed `workers` or `models`.", unit="seconds", low=0.05
@@ -27,6 +27,15 @@ class FleetSettings:
     health_timeout_secs: float = setting(1.0, "A probe that takes longer has failed.", unit="seconds", low=0.05)
     unhealthy_threshold: int = setting(2, "Failed probes in a row that take a worker out.", unit="probes", low=1)
     healthy_threshold: int = setting(1, "Good probes in a row that bring it back.", unit="probes", low=1)
+    load_path: str = setting("/metrics", "Path of a worker's metrics, from which the load of its engine is read.")
+    load_interval_secs: float = setting(
+        1.0,
+        "Time between two readings of a worker's load; 0: loads are not read. One costs vLLM 5 to 9 ms of CPU.",
+        unit="seconds",
+        low=0,
+    )
+    load_timeout_secs: float = setting(2.0, "A reading that takes longer has failed.", unit="seconds", low=0.05)
+    load_stale_secs: float = setting(5.0, "A load that was read longer ago is not used.", unit="seconds", low=0.1)
     drain_timeout_secs: float = setting(
         600.0,
         "A removed worker stays known to Envoy until its requests are finished, at most this long.",

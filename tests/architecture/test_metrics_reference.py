@@ -10,6 +10,7 @@ import pytest
 from extproc.admin.metrics import ProcessGauges, TokenCacheGauges, WorkerGauges
 from extproc.errors import Refusal
 from extproc.fleet.health.prober import ProbeResult
+from extproc.fleet.load.scraper import ScrapeResult
 from extproc.policies.base import Reason
 from extproc.server.base import CloseReason
 from extproc.supervisor.process import Cause
@@ -66,6 +67,7 @@ def reasons(kind: type[Refusal]) -> Iterator[str]:
         ("extproc_decisions_total", set(Reason)),
         ("extproc_connections_closed_total", set(CloseReason)),
         ("extproc_health_probes_total", set(get_args(ProbeResult))),
+        ("extproc_load_scrapes_total", set(get_args(ScrapeResult))),
         ("extproc_process_restarts_total", set(Cause)),
         ("extproc_tls_reloads_total", {"ok", "failed"}),
         ("extproc_model_loads_total", {"fastokens", "tokenizers", "none", "unusable", *get_args(LoadReason)} - {""}),

@@ -1,4 +1,4 @@
-"""Small HTTP servers that play a worker's health endpoint, well or badly."""
+"""Small HTTP servers that play a worker's health and metrics endpoints, well or badly."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -8,10 +8,11 @@ from aiohttp import web
 
 
 class FakeWorker:
-    """Answers every path with ``status``; hangs while ``hanging``. Counts what it sees."""
+    """Answers every path with ``status`` and ``text``; hangs while ``hanging``. Counts what it sees."""
 
     def __init__(self) -> None:
         self.status = 200
+        self.text = "x" * 1000
         self.headers: dict[str, str] = {}
         self.answering = asyncio.Event()
         self.answering.set()
@@ -34,7 +35,7 @@ class FakeWorker:
         self.paths.append(request.path)
         self.connections.add(request.transport)
         await self.answering.wait()
-        return web.Response(status=self.status, headers=self.headers, text="x" * 1000)
+        return web.Response(status=self.status, headers=self.headers, text=self.text)
 
 
 @asynccontextmanager

@@ -31,19 +31,25 @@ class Work:
 class Run:
     """One admitted request."""
 
-    def __init__(self, *, work: Work, faults: Faults, arrived: float) -> None:
+    def __init__(self, *, work: Work, faults: Faults, metrics: EngineMetrics, arrived: float) -> None:
         self._work = work
         self._faults = faults
+        self._metrics = metrics
         self._arrived = arrived
         self._started = time.perf_counter()
         self.queued_secs = self._started - arrived
+        self._last_token = 0.0
         self.ttft_secs: float | None = None
         self.produced = 0
 
     async def read_prompt(self) -> None:
         """Wait until the prompt has been read. Gives way to other requests even when that takes no time."""
         await self._sleep_until(self._started + self._work.ttft_secs)
-        self.ttft_secs = time.perf_counter() - self._arrived
+        self._last_token = time.perf_counter()
+        self.ttft_secs = self._last_token - self._arrived
+        self._metrics.prompt_tokens.inc(self._work.prompt_tokens)
+        self._metrics.prompt_tokens_by_source["local_compute"].inc(self._work.prompt_tokens)
+        self._metrics.prefix_cache_queries.inc(self._work.prompt_tokens)
 
     async def produce(self, token: int) -> None:
         """Wait until the first ``token`` tokens are there."""
@@ -51,11 +57,17 @@ class Run:
             await self._wait_out_stall(1)
             await self.read_prompt()
             self.produced = 1
-        if token > 1:
+        if token > self.produced:
             await self._wait_out_stall(token)
             # The schedule is absolute, so one token's lateness does not add to the next one's.
             await self._sleep_until(self._started + self._work.ttft_secs + (token - 1) * self._work.token_secs)
+            self._count_gaps(token - self.produced)
             self.produced = token
+
+    def _count_gaps(self, tokens: int) -> None:
+        now = time.perf_counter()
+        self._metrics.token_gaps.observe((now - self._last_token) / tokens, count=tokens * self._work.choices)
+        self._last_token = now
 
     async def _wait_out_stall(self, token: int) -> None:
         await self._faults.wait_while(lambda: self._faults.stalls_at(token))
@@ -89,7 +101,7 @@ class Engine:
         held = work.prompt_tokens + work.choices * work.answer_tokens
         self.running += 1
         self._held_tokens += held
-        run = Run(work=work, faults=self._faults, arrived=arrived)
+        run = Run(work=work, faults=self._faults, metrics=self._metrics, arrived=arrived)
         try:
             yield run
             self._count_success(work, run, latency_secs=time.perf_counter() - arrived)
@@ -97,13 +109,7 @@ class Engine:
             self.running -= 1
             self._held_tokens -= held
             self._places.release()
-            self._count_tokens(work, run)
-
-    def _count_tokens(self, work: Work, run: Run) -> None:
-        self._metrics.generation_tokens.inc(run.produced * work.choices)
-        if run.ttft_secs is not None:
-            self._metrics.prompt_tokens.inc(work.prompt_tokens)
-            self._metrics.prefix_cache_queries.inc(work.prompt_tokens)
+            self._metrics.generation_tokens.inc(run.produced * work.choices)
 
     def _count_success(self, work: Work, run: Run, *, latency_secs: float) -> None:
         metrics = self._metrics
@@ -113,6 +119,8 @@ class Engine:
         metrics.latency.observe(latency_secs)
         if run.ttft_secs is not None:
             metrics.ttft.observe(run.ttft_secs)
+            metrics.prefill_time.observe(run.ttft_secs - run.queued_secs)
+            metrics.prefill_computed.observe(work.prompt_tokens)
         metrics.success[work.finish].inc()
 
     def _kv_usage(self) -> float:

@@ -1,9 +1,13 @@
 """The part of vLLM's ``/metrics`` that a router reads, under vLLM's names and labels."""
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from workers.simulated.settings import Settings
 
@@ -15,8 +19,12 @@ LATENCY_BUCKETS = (
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0,
     1920.0, 7680.0,
 )  # fmt: skip
+GAP_BUCKETS = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
+)  # fmt: skip
 TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 FinishReason = Literal["stop", "length", "abort", "error"]
+PromptSource = Literal["local_compute", "local_cache_hit", "external_kv_transfer"]
 
 _ENGINE = "0"
 
@@ -35,6 +43,12 @@ class EngineMetrics:
         self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS)
         self.latency = self._histogram("e2e_request_latency_seconds", "End-to-end latency.", LATENCY_BUCKETS)
         self.queue_time = self._histogram("request_queue_time_seconds", "Time spent waiting.", LATENCY_BUCKETS)
+        self.prefill_time = self._histogram("request_prefill_time_seconds", "Time spent in prefill.", LATENCY_BUCKETS)
+        self.prefill_computed = self._histogram(
+            "request_prefill_kv_computed_tokens", "Prefill tokens that were computed, not cached.", TOKEN_BUCKETS
+        )
+        self.token_gaps = GapHistogram("inter_token_latency_seconds", "Time between two tokens.", model=self._model)
+        self._registry.register(self.token_gaps)
         self.request_prompt = self._histogram("request_prompt_tokens", "Prefill tokens of a request.", TOKEN_BUCKETS)
         self.request_generation = self._histogram(
             "request_generation_tokens", "Generation tokens of a request.", TOKEN_BUCKETS
@@ -47,6 +61,15 @@ class EngineMetrics:
         )
         self.success: dict[FinishReason, Counter] = {
             reason: success.labels(_ENGINE, self._model, reason) for reason in get_args(FinishReason)
+        }
+        by_source = Counter(
+            "vllm:prompt_tokens_by_source",
+            "Prompt tokens by source.",
+            ["engine", "model_name", "source"],
+            registry=self._registry,
+        )
+        self.prompt_tokens_by_source: dict[PromptSource, Counter] = {
+            source: by_source.labels(_ENGINE, self._model, source) for source in get_args(PromptSource)
         }
         self._add_cache_config(settings)
 
@@ -97,3 +120,27 @@ class EngineMetrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"vllm:{name}", text, ["engine", "model_name"], buckets=buckets, registry=self._registry)
         return family.labels(_ENGINE, self._model)
+
+
+class GapHistogram(Collector):
+    """A histogram that takes many equal values at once, at the price of one."""
+
+    def __init__(self, name: str, text: str, *, model: str) -> None:
+        self._name = f"vllm:{name}"
+        self._text = text
+        self._model = model
+        self._counts = [0] * (len(GAP_BUCKETS) + 1)
+        self._sum = 0.0
+
+    def observe(self, secs: float, *, count: int) -> None:
+        """Take ``count`` gaps of ``secs`` each."""
+        self._counts[bisect_left(GAP_BUCKETS, secs)] += count
+        self._sum += secs * count
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """What ``prometheus_client`` asks at each scrape."""
+        family = HistogramMetricFamily(self._name, self._text, labels=["engine", "model_name"])
+        bounds = (*map(str, map(float, GAP_BUCKETS)), "+Inf")
+        buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(self._counts), strict=True)]
+        family.add_metric([_ENGINE, self._model], buckets=buckets, sum_value=self._sum)
+        yield family

@@ -5,11 +5,8 @@ CPU for them, and probes are most of what an idle service does.
 """
 
 import asyncio
-import re
 
-MAX_STATUS_LINE_BYTES = 1024
-
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r?\n)")
+from extproc.fleet.worker_http import MAX_STATUS_LINE_BYTES, get_request, read_status
 
 
 async def fetch_status(*, host: str, port: int, path: str) -> int:
@@ -18,11 +15,9 @@ async def fetch_status(*, host: str, port: int, path: str) -> int:
     Raises ``OSError`` when there is no connection or it ends early, and ``ValueError`` when the answer is not HTTP.
     Sets no time limit.
     """
-    shown_host = f"[{host}]" if ":" in host else host
-    request = f"GET {path} HTTP/1.1\r\nHost: {shown_host}:{port}\r\nConnection: close\r\nAccept: */*\r\n\r\n"
     transport, answer = await asyncio.get_running_loop().create_connection(_Answer, host, port)
     try:
-        transport.write(request.encode())
+        transport.write(get_request(host=host, port=port, path=path))
         return await answer.status
     finally:
         # What has come of the body is dropped, and nobody waits for the rest.
@@ -41,11 +36,12 @@ class _Answer(asyncio.Protocol):
             return
         self._received += data
         if b"\n" in self._received or len(self._received) > MAX_STATUS_LINE_BYTES:
-            found = _STATUS_LINE.match(self._received)
-            if found:
-                self.status.set_result(int(found[1]))
+            try:
+                _, status = read_status(self._received)
+            except ValueError as error:
+                self.status.set_exception(error)
             else:
-                self.status.set_exception(ValueError("the answer is not HTTP"))
+                self.status.set_result(status)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.status.done():

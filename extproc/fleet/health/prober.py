@@ -8,6 +8,7 @@ from typing import Literal
 from extproc.config.fleet import FleetSettings
 from extproc.fleet.health.http_status import fetch_status
 from extproc.fleet.worker import WorkerKey
+from extproc.fleet.worker_http import split_address
 from extproc.telemetry.metrics import Metrics
 from extproc.telemetry.tasks import spawn
 
@@ -65,10 +66,10 @@ class HealthProber:
             await asyncio.sleep(self._settings.health_interval_secs * self._random.uniform(1 - JITTER, 1 + JITTER))
 
     async def _probe(self, key: WorkerKey) -> ProbeResult:
-        host, _, port = key.address.rpartition(":")
+        host, port = split_address(key.address)
         try:
             async with asyncio.timeout(self._settings.health_timeout_secs):
-                status = await fetch_status(host=host.strip("[]"), port=int(port), path=self._settings.health_path)
+                status = await fetch_status(host=host, port=port, path=self._settings.health_path)
         except TimeoutError:
             return "timeout"
         except (OSError, ValueError):

@@ -71,6 +71,18 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
             "fleet.health_path: must be a path that starts with `/`; is '/a b'",
         ),
         (
+            Settings(fleet=FleetSettings(load_path="/metrics#all")),
+            "fleet.load_path: must be a path that starts with `/`; is '/metrics#all'",
+        ),
+        (
+            Settings(fleet=FleetSettings(load_interval_secs=0.09)),
+            "fleet.load_interval_secs: must be 0 or at least 0.1",
+        ),
+        (
+            Settings(fleet=FleetSettings(load_interval_secs=3)),
+            "fleet.load_stale_secs: must be at least twice `fleet.load_interval_secs`",
+        ),
+        (
             Settings(tokens=TokensSettings(cache_bytes=1)),
             "tokens.cache_bytes: must be 0 or at least 16 MiB (16,777,216)",
         ),
@@ -92,9 +104,10 @@ def test_says_what_does_not_fit_together(settings: Settings, fault: str) -> None
     assert faults_of(settings) == [fault]
 
 
-@pytest.mark.parametrize("cache_bytes", [0, 16 * MIB])
-def test_values_at_the_limit_are_good(cache_bytes: int) -> None:
+@pytest.mark.parametrize(("cache_bytes", "load_interval_secs"), [(0, 0), (16 * MIB, 0.1), (16 * MIB, 2.5)])
+def test_values_at_the_limit_are_good(cache_bytes: int, load_interval_secs: float) -> None:
     settings = Settings(
+        fleet=FleetSettings(load_interval_secs=load_interval_secs),
         tokens=TokensSettings(cache_bytes=cache_bytes),
         server=ServerSettings(max_body_bytes=33 * MIB - 65536, decision_timeout_secs=5),
         supervisor=SupervisorSettings(heartbeat_interval_secs=5, restart_backoff_secs=5),

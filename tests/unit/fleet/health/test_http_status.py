@@ -2,7 +2,8 @@ import socket
 
 import pytest
 
-from extproc.fleet.health.http_status import MAX_STATUS_LINE_BYTES, fetch_status
+from extproc.fleet.health.http_status import fetch_status
+from extproc.fleet.worker_http import MAX_STATUS_LINE_BYTES
 from tests.support.workers_http import answering
 
 

@@ -47,13 +47,21 @@ def test_metrics_have_vllms_names_types_and_labels(worker: SimulatedWorker) -> N
         "prefix_cache_queries",
         "prefix_cache_hits",
         "prompt_tokens",
+        "prompt_tokens_by_source",
         "generation_tokens",
         "request_success",
         "num_preemptions",
     ):
         assert types[f"vllm:{name}"] == "counter"
         assert f"vllm:{name}_total" in found
-    for name in ("e2e_request_latency_seconds", "time_to_first_token_seconds", "request_prompt_tokens"):
+    for name in (
+        "e2e_request_latency_seconds",
+        "time_to_first_token_seconds",
+        "inter_token_latency_seconds",
+        "request_prefill_time_seconds",
+        "request_prefill_kv_computed_tokens",
+        "request_prompt_tokens",
+    ):
         assert types[f"vllm:{name}"] == "histogram"
     cache = found["vllm:cache_config_info"][0][0]
     assert (cache["engine"], cache["block_size"], cache["num_gpu_blocks"]) == ("0", "16", "1048576")
@@ -72,6 +80,9 @@ def test_a_request_moves_the_counters(worker: SimulatedWorker) -> None:
         "vllm:generation_tokens_total",
         "vllm:e2e_request_latency_seconds_count",
         "vllm:time_to_first_token_seconds_count",
+        "vllm:inter_token_latency_seconds_count",
+        "vllm:request_prefill_time_seconds_count",
+        "vllm:request_prefill_kv_computed_tokens_sum",
     )
     before = {name: value(worker, name) for name in names}
     cut_before = value(worker, "vllm:request_success_total", finished_reason="length")
@@ -79,7 +90,7 @@ def test_a_request_moves_the_counters(worker: SimulatedWorker) -> None:
     assert worker.call("POST", "/v1/completions", COMPLETION)[0] == 200
 
     assert {name: value(worker, name) - before[name] for name in names} == dict(
-        zip(names, (2, 2, 3, 1, 1), strict=True)
+        zip(names, (2, 2, 3, 1, 1, 2, 1, 2), strict=True)
     )
     assert value(worker, "vllm:request_success_total", finished_reason="length") - cut_before == 1
 
