@@ -136,7 +136,7 @@ def _tls(settings: Settings) -> list[Fault]:
 def _sizes_and_times(settings: Settings) -> list[Fault]:
     server, supervisor, envoy = settings.server, settings.supervisor, settings.envoy
     least_message = server.max_body_bytes + HEADERS_ROOM_BYTES
-    least_timeout = MIN_MESSAGE_TIMEOUT_RATIO * server.decision_timeout_secs
+    least_timeout = MIN_MESSAGE_TIMEOUT_RATIO * server.decision_timeout_secs + settings.admission.max_wait_secs
     rules = (
         (
             server.max_message_bytes >= least_message,
@@ -150,8 +150,9 @@ def _sizes_and_times(settings: Settings) -> list[Fault]:
             envoy.message_timeout_secs >= least_timeout,
             Fault(
                 "envoy.message_timeout_secs",
-                f"must be at least {least_timeout:g}: {MIN_MESSAGE_TIMEOUT_RATIO} times `server.decision_timeout_secs`",
-                ("server.decision_timeout_secs",),
+                f"must be at least {least_timeout:g}: {MIN_MESSAGE_TIMEOUT_RATIO} times `server.decision_timeout_secs` "
+                "and `admission.max_wait_secs`",
+                ("server.decision_timeout_secs", "admission.max_wait_secs"),
             ),
         ),
         (
@@ -183,12 +184,12 @@ def _sizes_and_times(settings: Settings) -> list[Fault]:
 
 
 def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
-    policy = settings.routing.policy
-    if policy in policies:
-        return []
-    known = ", ".join(f"`{name}`" for name in sorted(policies))
-    words = f"unknown policy {shown(policy)}, known are {known}{did_you_mean(closest(policy, policies))}"
-    return [Fault("routing.policy", words)]
+    routing = settings.routing
+    named = [("routing.policy", routing.policy)]
+    named += [("routing.shadow_policy", routing.shadow_policy)] if routing.shadow_policy else []
+    named += [(f"routing.override_policies[{index}]", name) for index, name in enumerate(routing.override_policies)]
+    named += [(f"models[{index}].policy", spec.policy) for index, spec in enumerate(settings.models) if spec.policy]
+    return [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
 
 
 def _fleet(settings: Settings) -> list[Fault]:
@@ -205,6 +206,11 @@ def _fleet(settings: Settings) -> list[Fault]:
         words = "must be at least twice `fleet.load_interval_secs`"
         faults.append(Fault("fleet.load_stale_secs", words, ("fleet.load_interval_secs",)))
     return faults
+
+
+def _unknown_policy(name: str, policies: Collection[str]) -> str:
+    known = ", ".join(f"`{policy}`" for policy in sorted(policies))
+    return f"unknown policy {shown(name)}, known are {known}{did_you_mean(closest(name, policies))}"
 
 
 def _tokens(settings: Settings) -> list[Fault]:

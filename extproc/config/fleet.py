@@ -24,7 +24,7 @@ class FleetSettings:
     )
     health_path: str = setting("/health", "Path of the health probe; any 2xx answer is healthy.")
     health_interval_secs: float = setting(1.0, "Time between two probes of a worker.", unit="seconds", low=0.05)
-    health_timeout_secs: float = setting(1.0, "A probe that takes longer has failed.", unit="seconds", low=0.05)
+    health_timeout_secs: float = setting(0.75, "A probe that takes longer has failed.", unit="seconds", low=0.05)
     unhealthy_threshold: int = setting(2, "Failed probes in a row that take a worker out.", unit="probes", low=1)
     healthy_threshold: int = setting(1, "Good probes in a row that bring it back.", unit="probes", low=1)
     load_path: str = setting("/metrics", "Path of a worker's metrics, from which the load of its engine is read.")
@@ -66,7 +66,4 @@ class FleetSettings:
         unit="seconds",
         low=0.1,
         high=3600,
-    )
-    load_stale_secs: float = setting(
-        5.0, "What an engine said of its load is not used when it is older than this.", unit="seconds", low=0.05
     )

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
@@ -20,14 +20,19 @@ from extproc.config.settings import Settings
 from extproc.dataplane.eds import EndpointFile
 from extproc.fleet.discovery.file import FileSource
 from extproc.fleet.health.prober import HealthProber
+from extproc.fleet.load.engine_load import EngineLoad
+from extproc.fleet.load.scraper import LoadScraper
 from extproc.fleet.registry import FleetRegistry
-from extproc.fleet.worker import Fleet
+from extproc.fleet.worker import Fleet, WorkerKey
+from extproc.index.prefix_index import PrefixIndex
 from extproc.models.shelf import ModelShelf
+from extproc.observer.engine_rows import EngineRows
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
 from extproc.observer.state import SharedState
 from extproc.observer.tokens import ObservedTokens
 from extproc.shm.fleet import FleetDocument
+from extproc.shm.layout import Part
 from extproc.shm.processes import ProcessTable
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
@@ -55,6 +60,20 @@ class ObserverProcess:
             random=random.Random(),  # noqa: S311 - spreads probes, keeps no secret
             on_result=lambda key, good: self._observer.take_result(key, good),  # noqa: PLW0108 - it is made below
         )
+        prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=monotonic)
+        self._engines = EngineRows(
+            table=table,
+            prefixes=prefixes,
+            worker_of=lambda key: self._observer.worker_of(key),  # noqa: PLW0108 - it is made below
+            models=lambda: self._observer.models(),  # noqa: PLW0108
+            clock=monotonic,
+        )
+        self._scraper = LoadScraper(
+            settings=settings.fleet,
+            metrics=metrics,
+            random=random.Random(),  # noqa: S311 - spreads readings, keeps no secret
+            on_load=self._take_load,
+        )
         self._observer = Observer(
             registry=registry,
             publisher=Publisher(
@@ -64,9 +83,10 @@ class ObserverProcess:
                 before=restored,
             ),
             in_flight=table.in_flight,
-            watch=self._prober.watch,
+            watch=self._watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
+            engines=self._engines,
         )
         self._source = FileSource(
             path=config_file,
@@ -96,6 +116,15 @@ class ObserverProcess:
             # Checked when the service started, so routers need not wait for the file to be read again.
             self._observer.take_lists(Lists(settings.workers, settings.models))
 
+    def _watch(self, workers: Collection[WorkerKey]) -> None:
+        self._prober.watch(workers)
+        self._scraper.watch(workers)
+
+    def _take_load(self, key: WorkerKey, load: EngineLoad | None) -> None:
+        self._engines.take(key, load)
+        if load is not None:
+            self._observer.take_lora(key, load.lora)
+
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Observe until ``stop`` is set; calls ``ready`` once the fleet is published and the admin port is open.
 
@@ -104,6 +133,7 @@ class ObserverProcess:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._prober.close)
+            stack.push_async_callback(self._scraper.close)
             self._observer.publish()
             address = await self._admin.start()
             stack.push_async_callback(self._admin.close)

@@ -184,6 +184,17 @@ class WorkerTable:
         last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
         return sum(words[slot:last:_COLUMN_WORDS].tolist()) if last else 0
 
+    def at(self, slot: int) -> tuple[int, int]:
+        """Return the requests in flight to one worker, and the prompt tokens that it has to compute."""
+        words = self._column_words
+        last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
+        if not last:
+            return 0, 0
+        return (
+            sum(words[slot:last:_COLUMN_WORDS].tolist()),
+            sum(words[MAX_WORKERS + slot : last : _COLUMN_WORDS].tolist()),
+        )
+
     def sums(self, slots: int) -> Ints:
         """Return every quantity (rows, by :class:`Quantity`) for the first ``slots`` workers (columns)."""
         total: Ints = self.columns[: self._header[COLUMNS_WORD], :, :slots].sum(axis=0)

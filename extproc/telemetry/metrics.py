@@ -54,6 +54,10 @@ class Metrics:
         self.fallbacks = Counter(
             "extproc_fallbacks", "Things done in a lesser way than configured, by reason.", ["reason"], registry=None
         )
+        self._make_routing()
+        self._make_processes()
+
+    def _make_routing(self) -> None:
         self.shadow_decisions = Counter(
             "extproc_shadow_decisions",
             "What the shadow policy would have chosen: the `same` worker as the one that acts, or a `different` one.",
@@ -82,6 +86,8 @@ class Metrics:
             ["policy", "result"],
             registry=None,
         )
+
+    def _make_processes(self) -> None:
         self.streams = Counter(
             "extproc_streams",
             "ext_proc streams by how they ended: `clean`, `reset` (before a decision), `error` (not understood).",

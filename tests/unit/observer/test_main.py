@@ -23,9 +23,9 @@ from extproc.fleet.worker import Fleet
 from extproc.observer.main import ObserverProcess, read_fleet
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.processes import ProcessState, ProcessTable, Role
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
 from extproc.telemetry.tasks import spawn
+from tests.support.fleets import segment_with_index
 from tests.support.workers_http import FakeWorker, serving, until
 
 
@@ -35,7 +35,7 @@ class Service:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.config_file = directory / "extproc.yaml"
-        self.segment = Segment.create()
+        self.segment = segment_with_index()
         self.table = WorkerTable(self.segment)
         self.view = FleetView(FleetDocument(self.segment))
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -269,7 +269,7 @@ async def test_an_admin_port_in_use_is_a_failure_to_start(service: Service) -> N
 
 
 def test_a_document_that_is_no_fleet_is_not_restored() -> None:
-    segment = Segment.create()
+    segment = segment_with_index()
     document = FleetDocument(segment)
     assert read_fleet(document) is None
     document.publish(b"[]")
