@@ -14,7 +14,7 @@ from extproc.config.fault import Fault, closest, did_you_mean, shown
 from extproc.config.files import file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
-from extproc.config.plugin_list import find_plugin_faults, find_unknown_plugins
+from extproc.config.plugin_list import find_plugin_faults
 from extproc.config.plugins import PluginNames, no_plugins
 from extproc.config.server import MIB
 from extproc.config.settings import Settings
@@ -46,7 +46,7 @@ def check_settings(settings: Settings, *, policies: Collection[str], plugin_name
         *find_faults(settings, policies=policies, plugin_names=plugin_names),
         *find_worker_faults(settings.workers),
         *find_model_faults(settings.models),
-        *find_plugin_faults(settings.plugins),
+        *find_plugin_faults(settings.plugins, plugin_names=plugin_names),
     ]
     if faults:
         raise ConfigurationError([str(fault) for fault in faults])
@@ -65,7 +65,6 @@ def find_faults(
         *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
         *find_discovery_faults(settings.discovery, plugin_names=plugin_names),
-        *find_unknown_plugins(settings.plugins, plugin_names=plugin_names),
     ]
 
 

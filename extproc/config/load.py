@@ -44,7 +44,7 @@ def load_settings(path: Path | None, *, environ: Mapping[str, str], flags: Mappi
     checked by :func:`load_checked_settings` or :func:`extproc.config.check.check_settings`. Raises
     :class:`ConfigurationError`.
     """
-    reading = _read(path, environ, flags)
+    reading = _read(path, environ, flags, plugin_names=None)
     if reading.faults:
         raise ConfigurationError(reading.faults)
     return reading.settings()
@@ -63,7 +63,7 @@ def load_checked_settings(
     ``policies`` are the names that ``routing.policy`` may have, ``plugin_names`` those of the installed plugins. A
     check that depends on a setting which could not be read is left out.
     """
-    reading = _read(path, environ, flags)
+    reading = _read(path, environ, flags, plugin_names=plugin_names)
     settings = reading.settings()
     for fault in find_faults(settings, policies=policies, plugin_names=plugin_names):
         if not reading.unreadable.intersection((fault.path, *fault.involves)):
@@ -127,19 +127,21 @@ class _Reading:
             self.faults.append(f"{source}: {error}")
 
 
-def _read(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> _Reading:
+def _read(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str], *, plugin_names: PluginNames | None
+) -> _Reading:
     reading = _Reading()
     if path is not None:
         document, reading.faults = read_document(path)
         if reading.faults and not document:
             reading.unreadable.update(entries())
-        _take_document(document, reading)
+        _take_document(document, reading, plugin_names)
     _take_environment(environ, reading)
     _take_flags(flags, reading)
     return reading
 
 
-def _take_document(document: dict[str, Any], reading: _Reading) -> None:
+def _take_document(document: dict[str, Any], reading: _Reading, plugin_names: PluginNames | None) -> None:
     faults = unknown_keys("", document, [*groups(), *LISTS], elsewhere=_homes())
     for name in groups():
         group = document.get(name)
@@ -148,7 +150,7 @@ def _take_document(document: dict[str, Any], reading: _Reading) -> None:
         elif group is not None:
             faults.append(Fault(name, f"must be a mapping of settings, not {shown(group)}"))
     reading.lists, list_faults = _read_lists(document)
-    reading.plugins, plugin_faults = read_plugins(document.get(PLUGINS, []))
+    reading.plugins, plugin_faults = read_plugins(document.get(PLUGINS, []), plugin_names=plugin_names)
     reading.faults += map(str, faults + list_faults + plugin_faults)
 
 

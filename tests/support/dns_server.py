@@ -13,6 +13,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+PORT_TRIES = 20
 UDP_BYTES = 512
 """The longest UDP answer to a question without EDNS."""
 
@@ -106,14 +107,27 @@ class _Datagrams(asyncio.DatagramProtocol):
 async def dns_serving(server: DnsServer) -> AsyncIterator[DnsServer]:
     """Listen on loopback while the block runs."""
     loop = asyncio.get_running_loop()
-    async with await asyncio.start_server(server.serve_stream, "127.0.0.1", 0) as streams:
-        server.port = streams.sockets[0].getsockname()[1]
-        # The same number is free for UDP, but for a rare chance that fails the test at once.
-        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        datagrams.bind(("127.0.0.1", server.port))
-        datagrams.setblocking(False)
+    stream, datagrams = _one_port()
+    server.port = stream.getsockname()[1]
+    async with await asyncio.start_server(server.serve_stream, sock=stream):
         transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(server), sock=datagrams)
         try:
             yield server
         finally:
             transport.close()
+
+
+def _one_port() -> tuple[socket.socket, socket.socket]:
+    """A socket for streams and one for datagrams, with the same port, which is free for both."""
+    for _ in range(PORT_TRIES):
+        stream = socket.create_server(("127.0.0.1", 0))
+        datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        datagrams.setblocking(False)
+        try:
+            datagrams.bind(stream.getsockname())
+        except OSError:
+            stream.close()
+            datagrams.close()
+        else:
+            return stream, datagrams
+    raise AssertionError(f"no port is free for both kinds of sockets, in {PORT_TRIES} tries")

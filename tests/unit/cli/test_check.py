@@ -121,8 +121,8 @@ def test_a_plugin_that_is_not_installed_is_a_fault_with_a_guess(
     file.write_text("discovery: {plugins: [consl]}\nplugins: [{name: consull, options: '{}'}]\n")
     assert main(["check", "-c", str(file)]) == EXIT_BAD_CONFIGURATION
     assert capsys.readouterr().err.splitlines()[1:] == [
-        "  discovery.plugins[0]: unknown plugin 'consl', known are `consul` - did you mean `consul`?",
         "  plugins[0].name: unknown plugin 'consull', known are `consul` - did you mean `consul`?",
+        "  discovery.plugins[0]: unknown plugin 'consl', known are `consul` - did you mean `consul`?",
     ]
 
 

@@ -165,8 +165,8 @@ def test_reports_groups_and_lists_together() -> None:
     assert caught.value.faults == [
         "routing.policy: unknown policy 'x', known are `random`, `round_robin`",
         "discovery.plugins[0]: unknown plugin 'p', none is installed",
-        "plugins[0].name: unknown plugin 'q', none is installed",
         "workers[0].address: is required: `IP:PORT`",
         "models[0].name: is required: the `model` of requests",
+        "plugins[0].name: unknown plugin 'q', none is installed",
         "plugins[1].name: is required: the name of an entry point",
     ]

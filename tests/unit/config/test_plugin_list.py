@@ -2,13 +2,7 @@ from collections.abc import Collection
 
 import pytest
 
-from extproc.config.plugin_list import (
-    MAX_PLUGINS,
-    find_plugin_faults,
-    find_unknown_plugins,
-    read_plugins,
-    unknown_plugin,
-)
+from extproc.config.plugin_list import MAX_PLUGINS, find_plugin_faults, read_plugins, unknown_plugin
 from extproc.config.plugins import PluginGroup, PluginSpec
 
 
@@ -73,17 +67,19 @@ def installed(group: str) -> Collection[str]:
 
 
 def test_options_for_a_plugin_of_any_kind_are_good_and_for_none_are_a_fault() -> None:
-    plugins = (PluginSpec("fair"), PluginSpec("consl"), PluginSpec("consul"), PluginSpec(""), PluginSpec("a b"))
-    assert [str(fault) for fault in find_unknown_plugins(plugins, plugin_names=installed)] == [
-        "plugins[1].name: unknown plugin 'consl', known are `consul`, `fair` - did you mean `consul`?"
-    ]
+    names = ["fair", "consl", "consul"]
+    unknown = "unknown plugin 'consl', known are `consul`, `fair` - did you mean `consul`?"
+    _, faults = read_plugins(["no mapping", *({"name": name} for name in names)], plugin_names=installed)
+    assert [str(fault) for fault in faults][1:] == [f"plugins[2].name: {unknown}"]
+    faults = find_plugin_faults(tuple(map(PluginSpec, names)), plugin_names=installed)
+    assert [str(fault) for fault in faults] == [f"plugins[1].name: {unknown}"]
 
 
 def test_without_entries_no_package_is_asked() -> None:
     def nobody(group: str) -> Collection[str]:
         raise AssertionError(group)
 
-    assert find_unknown_plugins((), plugin_names=nobody) == []
+    assert find_plugin_faults((), plugin_names=nobody) == read_plugins([], plugin_names=nobody)[1] == []
 
 
 def test_says_when_nothing_is_installed() -> None:

@@ -18,11 +18,17 @@ def faults_of(path: Path) -> list[str]:
     return caught.value.faults
 
 
-@pytest.mark.parametrize("name", ["endpoints.yaml", "endpoints.json", "endpoints"])
-@pytest.mark.parametrize("indent", [None, 2, "\t"], ids=["one line", "spaces", "tabs"])
+@pytest.mark.parametrize(
+    ("name", "indent"),
+    [
+        ("endpoints.yaml", None),
+        ("endpoints", 2),
+        ("endpoints.json", None),
+        ("endpoints.json", 2),
+        ("endpoints.json", "\t"),
+    ],
+)
 def test_reads_entries_like_those_of_the_configuration(name: str, indent: int | str | None, tmp_path: Path) -> None:
-    if indent == "\t" and not name.endswith("json"):
-        pytest.skip("YAML has no tabs")
     path = tmp_path / name
     path.write_text(json.dumps({"workers": WORKERS}, indent=indent))
     assert load_endpoints(path) == Lists(
