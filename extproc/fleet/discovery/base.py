@@ -39,6 +39,11 @@ class NamedSource(NamedTuple):
 class SourcePlugin(Protocol):
     """What an entry point of the group ``extproc.discovery`` names: a class, or a function, that makes a source.
 
+    A package's ``pyproject.toml`` has it as::
+
+        [project.entry-points."extproc.discovery"]
+        consul = "extproc_consul:ConsulSource"
+
     The source keeps the contract above, with two reliefs: lists that are not in order are refused, counted and logged,
     so it may leave checking them to us; and when ``watch`` raises or returns, a new source is made and watched after a
     wait that grows with every failure in a row, while its workers stay.
