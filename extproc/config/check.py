@@ -1,18 +1,21 @@
 """What must hold between settings, and between a setting and this machine.
 
 Each check returns faults; none stops the others. What can be said of one value by itself (type, bounds) is said by its
-declaration; the lists ``workers`` and ``models`` and the addresses to listen on have modules of their own.
+declaration; the lists, discovery and the addresses to listen on have modules of their own.
 """
 
 import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
+from extproc.config.discovery_check import find_discovery_faults, find_discovery_warnings
 from extproc.config.endpoints import eds_file
 from extproc.config.fault import Fault, closest, did_you_mean, shown
 from extproc.config.files import file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
+from extproc.config.plugin_list import find_plugin_faults
+from extproc.config.plugins import PluginNames, no_plugins
 from extproc.config.server import MIB
 from extproc.config.settings import Settings
 from extproc.config.workers import find_worker_faults
@@ -36,22 +39,25 @@ ENGINE_KEEP_ALIVE_SECS = 5.0
 """After this vLLM closes an idle connection; a request sent at that moment is lost."""
 
 
-def check_settings(settings: Settings, *, policies: Collection[str]) -> None:
+def check_settings(settings: Settings, *, policies: Collection[str], plugin_names: PluginNames = no_plugins) -> None:
     """Raise :class:`ConfigurationError` with everything that is wrong with the settings as a whole.
 
-    ``policies`` are the names that ``routing.policy`` may have. Looks at the files that settings name, without
-    reading them.
+    ``policies`` are the names that ``routing.policy`` may have, ``plugin_names`` those of the installed plugins. Looks
+    at the files that settings name, without reading them.
     """
     faults = [
-        *find_faults(settings, policies=policies),
+        *find_faults(settings, policies=policies, plugin_names=plugin_names),
         *find_worker_faults(settings.workers),
         *find_model_faults(settings.models),
+        *find_plugin_faults(settings.plugins, plugin_names=plugin_names),
     ]
     if faults:
         raise ConfigurationError([str(fault) for fault in faults])
 
 
-def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]:
+def find_faults(
+    settings: Settings, *, policies: Collection[str], plugin_names: PluginNames = no_plugins
+) -> list[Fault]:
     """Return what is wrong besides the lists."""
     return [
         *find_listen_faults(settings),
@@ -62,6 +68,7 @@ def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]
         *_fleet(settings),
         *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
+        *find_discovery_faults(settings.discovery, plugin_names=plugin_names),
     ]
 
 
@@ -80,6 +87,7 @@ def find_warnings(settings: Settings) -> list[str]:
         ]
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
+    warnings += find_discovery_warnings(settings.discovery)
     warnings += _unknown_models(settings)
     return [str(warning) for warning in warnings]
 
@@ -89,12 +97,14 @@ def _unknown_models(settings: Settings) -> list[Fault]:
     if not settings.models:
         return []
     known = {name for spec in settings.models for name in names_of(spec)}
+    served = {f"workers[{index}].models": worker.models for index, worker in enumerate(settings.workers)}
+    served["discovery.dns_models"] = settings.discovery.dns_models
     warnings = []
-    for index, worker in enumerate(settings.workers):
-        for position, name in enumerate(worker.models):
+    for path, names in served.items():
+        for position, name in enumerate(names):
             if name not in known:
                 words = f"{shown(name)} is no name of one of the `models`, so it is routed without tokens"
-                warnings.append(Fault(f"workers[{index}].models[{position}]", words))
+                warnings.append(Fault(f"{path}[{position}]", words))
                 known.add(name)
     return warnings
 

@@ -17,10 +17,13 @@ class WorkerSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """Settings of discovery, of health probes and of the reading of loads."""
+    """Settings of health probes, of the reading of loads, of breakers, and of workers that leave."""
 
     reload_interval_secs: float = setting(
-        0.5, "How often the configuration file is checked for changed `workers` or `models`.", unit="seconds", low=0.05
+        0.5,
+        "How often the configuration file (its `workers` and `models`) and `discovery.file` are checked for a change.",
+        unit="seconds",
+        low=0.05,
     )
     health_path: str = setting("/health", "Path of the health probe; any 2xx answer is healthy.")
     health_interval_secs: float = setting(1.0, "Time between two probes of a worker.", unit="seconds", low=0.05)

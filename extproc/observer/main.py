@@ -15,10 +15,12 @@ import uvloop
 from extproc.admin.app import AdminServer
 from extproc.admin.metrics import service_registry
 from extproc.config.endpoints import eds_file
-from extproc.config.load import Lists, load_lists
+from extproc.config.fleet import WorkerSpec
+from extproc.config.load import Lists
 from extproc.config.settings import Settings
 from extproc.dataplane.eds import EndpointFile
-from extproc.fleet.discovery.file import FileSource
+from extproc.fleet.discovery.merged import MergedSource
+from extproc.fleet.discovery.registry import build_sources
 from extproc.fleet.health.prober import HealthProber
 from extproc.fleet.load.engine_load import EngineLoad
 from extproc.fleet.load.scraper import LoadScraper
@@ -39,7 +41,7 @@ from extproc.shm.token_store import TokenStore
 from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
-from extproc.telemetry.metrics import Metrics, TokenMetrics
+from extproc.telemetry.metrics import DiscoveryMetrics, Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -88,12 +90,8 @@ class ObserverProcess:
             models=() if restored is None else restored.models,
             engines=self._engines,
         )
-        self._source = FileSource(
-            path=config_file,
-            interval_secs=settings.fleet.reload_interval_secs,
-            load=load_lists,
-            metrics=metrics,
-        )
+        known = Lists(settings.workers, settings.models) if restored is None else lists_of(restored)
+        self._source = discover(settings, config_file=config_file, known=known, metrics=metrics)
         store = TokenStore.of_segment(segment)
         state = SharedState(
             document=document,
@@ -113,8 +111,8 @@ class ObserverProcess:
             ),
         )
         if restored is None:
-            # Checked when the service started, so routers need not wait for the file to be read again.
-            self._observer.take_lists(Lists(settings.workers, settings.models))
+            # Checked when the service started, so routers need not wait for any source.
+            self._observer.take_lists(known)
 
     def _watch(self, workers: Collection[WorkerKey]) -> None:
         self._prober.watch(workers)
@@ -172,6 +170,35 @@ async def _observe(boot: ChildBoot) -> int:
         )
         await process.run(stop=life.stop, ready=life.ready)
     return 0
+
+
+def discover(settings: Settings, *, config_file: Path, known: Lists, metrics: Metrics) -> MergedSource:
+    """Return the source of everything that is configured; ``known`` are the lists in use until it reports."""
+    discovery_metrics = DiscoveryMetrics()
+    sources = build_sources(
+        discovery=settings.discovery,
+        plugins=settings.plugins,
+        config_file=config_file,
+        reload_interval_secs=settings.fleet.reload_interval_secs,
+        workers_required=bool(settings.workers),
+        metrics=metrics,
+        discovery_metrics=discovery_metrics,
+    )
+    return MergedSource(
+        sources=sources,
+        known=known,
+        first_report_timeout_secs=settings.discovery.first_report_timeout_secs,
+        metrics=discovery_metrics,
+    )
+
+
+def lists_of(fleet: Fleet) -> Lists:
+    """Return the lists that a fleet would come from; workers that leave come last, and leave on."""
+    workers = [
+        WorkerSpec(address=found.address, id=found.id, models=found.models, draining=found.state == "draining")
+        for found in sorted(fleet.workers, key=lambda worker: worker.state)
+    ]
+    return Lists(tuple(workers), fleet.models)
 
 
 def read_fleet(document: FleetDocument) -> Fleet | None:

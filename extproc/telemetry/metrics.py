@@ -163,6 +163,24 @@ class TokenMetrics:
         )
 
 
+class DiscoveryMetrics:
+    """The metrics of one process about where its workers come from."""
+
+    def __init__(self) -> None:
+        self.reports = Counter(
+            "extproc_discovery_reports", "Lists of workers taken over from a source.", ["source"], registry=None
+        )
+        self.faults = Counter(
+            "extproc_discovery_faults",
+            "Faults of a source, or workers of its that could not be taken over, by reason.",
+            ["source", "reason"],
+            registry=None,
+        )
+        self.dns_lookups = Counter(
+            "extproc_discovery_dns_lookups", "Questions to DNS servers, by result.", ["source", "result"], registry=None
+        )
+
+
 def use_process_slot(slot: int) -> None:
     """Name this process's metric files by its slot instead of its pid.
 
