@@ -187,6 +187,9 @@ def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
         faults.append(Fault("routing.policy", words))
     if not health_path.startswith("/") or not health_path.isascii() or " " in health_path or "#" in health_path:
         faults.append(Fault("fleet.health_path", f"must be a path that starts with `/`; is {shown(health_path)}"))
+    if settings.routing.decision_header and not settings.envoy.response_headers:
+        words = "needs `envoy.response_headers: true`: the header is added in that phase"
+        faults.append(Fault("routing.decision_header", words, ("envoy.response_headers",)))
     return faults
 
 

@@ -71,6 +71,10 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
             "fleet.health_path: must be a path that starts with `/`; is '/a b'",
         ),
         (
+            Settings(routing=RoutingSettings(decision_header=True), envoy=EnvoySettings(response_headers=False)),
+            "routing.decision_header: needs `envoy.response_headers: true`: the header is added in that phase",
+        ),
+        (
             Settings(tokens=TokensSettings(cache_bytes=1)),
             "tokens.cache_bytes: must be 0 or at least 16 MiB (16,777,216)",
         ),
