@@ -112,19 +112,27 @@ async def test_when_the_worker_answers_500_the_phase_says_so(tmp_path: Path) -> 
         assert other.requests == 0, "it may be the request's own fault"
 
 
-@pytest.mark.parametrize("kind", ["dead", "answer-503"])
-async def test_when_every_worker_fails_the_phase_names_the_last_one_tried(kind: str, tmp_path: Path) -> None:
-    async with stage(settings_for(tmp_path, supervisor__routers=1, envoy__retries=1), processors=1) as running:
+@pytest.mark.parametrize(
+    ("kind", "status", "content_type"),
+    [("answer-503", 503, "application/json"), ("dead", 503, "text/plain"), ("hung", 504, "text/plain")],
+)
+async def test_when_every_worker_fails_the_phase_names_the_last_one_tried(
+    kind: str, status: int, content_type: str, tmp_path: Path
+) -> None:
+    settings = settings_for(tmp_path, supervisor__routers=1, envoy__retries=1, envoy__hung_after_secs=0.3)
+    async with stage(settings, processors=1) as running:
         first, second = running.workers
         for worker in running.workers:
             worker.status = 503
             if kind == "dead":
                 await worker.kill()
+            elif kind == "hung":
+                worker.gate.clear()
         running.decide(f"{first.address},{second.address}")
-        assert (await running.post()).status == 503
+        assert (await running.post()).status == status
         exchange = latest(running)
-        assert (exchange.response[":status"], exchange.served) == ("503", second.address)
-        assert exchange.response["content-type"] == ("text/plain" if kind == "dead" else "application/json")
+        assert (exchange.response[":status"], exchange.served) == (str(status), second.address)
+        assert exchange.response["content-type"] == content_type
 
 
 async def test_when_there_is_no_worker_the_phase_comes_and_names_nobody(tmp_path: Path) -> None:

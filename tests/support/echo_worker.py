@@ -1,7 +1,7 @@
 """An HTTP worker that says who it is, for tests of Envoy's configuration.
 
-Answers every request with its own address and the size of the body. ``status`` changes the status. While ``gate`` is
-not set, answers are withheld; while ``body_gate`` is not, what follows their headers.
+Answers every request with its own address and the size of the body, after ``delay_secs``. ``status`` changes the
+status. While ``gate`` is not set, answers are withheld; while ``body_gate`` is not, what follows their headers.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ class EchoWorker:
 
     def __init__(self) -> None:
         self.status = 200
+        self.delay_secs = 0.0
         self.gate = asyncio.Event()
         self.gate.set()
         self.body_gate = asyncio.Event()
@@ -68,6 +69,7 @@ class EchoWorker:
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         body = await request.read()
         self.arrived.set()
+        await asyncio.sleep(self.delay_secs)
         await self.gate.wait()
         answer = json.dumps({"worker": self.address, "bytes": len(body)}).encode()
         headers = {"content-type": "application/json", "x-worker": self.address}

@@ -1,12 +1,13 @@
 """The smallest external processor that answers like ours, for tests of Envoy's configuration.
 
-It decides what its ``decide`` attribute says, for every request, and remembers what Envoy sent. With ``early`` it
-answers the headers with the decision and tells Envoy to skip the body. Modes in which the body streams are served too:
-the decision follows the body's end, and a full-duplex body is sent back. ``set_headers`` go with the decision.
+It decides what its ``decide`` attribute says or returns, for every request, and remembers what Envoy sent. With
+``early`` it answers the headers with the decision and tells Envoy to skip the body. Modes in which the body streams are
+served too: the decision follows the body's end, and a full-duplex body is sent back. ``set_headers`` go with the
+decision.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -55,7 +56,7 @@ class TinyExtProc:
     """One grpc.aio server on ``address`` (``unix:PATH`` or ``HOST:PORT``)."""
 
     def __init__(self, *, address: str, credentials: grpc.ServerCredentials | None = None) -> None:
-        self.decide = ""
+        self.decide: str | Callable[[], str] = ""
         self.early = False
         self.set_headers: dict[str, str] = {}
         self.serving = True
@@ -167,9 +168,9 @@ class TinyExtProc:
         if not decided:
             return reply
         headers = dict(self.set_headers)
-        if self.decide:
-            headers[DESTINATION] = self.decide
-            reply.dynamic_metadata.update({"envoy.lb": {DESTINATION: self.decide}})
+        if chosen := self.decide() if callable(self.decide) else self.decide:
+            headers[DESTINATION] = chosen
+            reply.dynamic_metadata.update({"envoy.lb": {DESTINATION: chosen}})
         for name, value in headers.items():
             option = getattr(reply, kind).response.header_mutation.set_headers.add()
             option.header.key = name
