@@ -16,14 +16,15 @@ import pytest
 from extproc.dataplane.extensions import ATTEMPT_TIMEOUT
 from extproc.fleet.worker import Worker
 from extproc.telemetry.tasks import spawn
+from tests.support import waiting
 from tests.support.echo_worker import EchoWorker
 from tests.support.envoy_stage import Stage, settings_for, stage, until
 from tests.support.load import Load, LoadResult, post
 from tests.support.simulated_worker import SimulatedWorker
 
 CLIENTS = 16
-BEFORE = 100
-AFTER = 300
+BEFORE = 50
+AFTER = 200
 LISTED = 3
 PROMPT = json.dumps({"model": "tiny", "prompt": "a", "max_tokens": 1}).encode()
 REQUEST = post("/v1/completions", PROMPT)
@@ -53,7 +54,7 @@ async def under_load(running: Stage, event: Callable[[], Awaitable[None]]) -> Lo
         async def enough() -> bool:
             return load.result.total >= total
 
-        await until(enough)
+        await waiting.until(enough)
 
     task = spawn(load.run(), name="load")
     try:
@@ -138,7 +139,7 @@ async def test_a_worker_that_resets_connections_fails_nobody(tmp_path: Path) -> 
         resetting.delay_secs = 0.01
 
         async def reset() -> None:
-            for _ in range(10):
+            for _ in range(5):
                 before = resetting.requests
 
                 async def busy(before: int = before) -> bool:

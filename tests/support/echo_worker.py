@@ -73,6 +73,8 @@ class EchoWorker:
         await self.gate.wait()
         answer = json.dumps({"worker": self.address, "bytes": len(body)}).encode()
         headers = {"content-type": "application/json", "x-worker": self.address}
+        if self.body_gate.is_set():  # headers and body in one packet: a reset does not come between
+            return web.Response(status=self.status, headers=headers, body=answer)
         response = web.StreamResponse(status=self.status, headers=headers)
         response.content_length = len(answer)
         with suppress(ConnectionResetError):  # whoever asked is gone
