@@ -199,7 +199,11 @@ def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
     named += [("routing.shadow_policy", routing.shadow_policy)] if routing.shadow_policy else []
     named += [(f"routing.override_policies[{index}]", name) for index, name in enumerate(routing.override_policies)]
     named += [(f"models[{index}].policy", spec.policy) for index, spec in enumerate(settings.models) if spec.policy]
-    return [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
+    faults = [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
+    if routing.decision_header and not settings.envoy.response_headers:
+        words = "needs `envoy.response_headers: true`: the header is added in that phase"
+        faults.append(Fault("routing.decision_header", words, ("envoy.response_headers",)))
+    return faults
 
 
 def _fleet(settings: Settings) -> list[Fault]:
