@@ -40,6 +40,7 @@ ANSWERS = (
 """What is answered, by the beginning of the path; anything else is unknown, as to a worker."""
 
 WORKERS = 3
+MAX_BODY_BYTES = 1 << 20
 
 
 @asynccontextmanager
@@ -60,6 +61,8 @@ def _address(port: int) -> dict[str, Any]:
 
 def _listener(port: int) -> dict[str, Any]:
     extensions = "type.googleapis.com/envoy.extensions.filters"
+    # An answer that does not wait for the end of the request ends the connection, which no worker does.
+    buffer = {"@type": f"{extensions}.http.buffer.v3.Buffer", "max_request_bytes": MAX_BODY_BYTES}
     router = {"@type": f"{extensions}.http.router.v3.Router"}
     manager = {
         "@type": f"{extensions}.network.http_connection_manager.v3.HttpConnectionManager",
@@ -67,7 +70,10 @@ def _listener(port: int) -> dict[str, Any]:
         "route_config": {
             "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [_route(*answer) for answer in ANSWERS]}]
         },
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        "http_filters": [
+            {"name": "envoy.filters.http.buffer", "typed_config": buffer},
+            {"name": "envoy.filters.http.router", "typed_config": router},
+        ],
     }
     network_filter = {"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}
     return {
