@@ -12,6 +12,7 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+from extproc.shm.inflight import InFlight, InFlightColumn
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.worker import Worker
@@ -20,7 +21,6 @@ from extproc.policies.base import Policy, PolicyContext
 from extproc.policies.registry import POLICIES
 from extproc.routing.decision import Decision
 from extproc.shm.counters import SharedCounter
-from extproc.shm.inflight import InFlight, InFlightColumn
 from extproc.shm.segment import Segment
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.bench.rows import Row, at_most
