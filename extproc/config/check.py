@@ -88,6 +88,12 @@ def find_warnings(settings: Settings) -> list[str]:
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
     warnings += find_discovery_warnings(settings.discovery)
+    if server.streams_last and not settings.envoy.fail_open:
+        words = (
+            "streams of requests whose body is not read end early with `envoy.fail_open: false`, and so does the count "
+            "of what is in flight: set it to `false`"
+        )
+        warnings.append(Fault("server.streams_last", words))
     warnings += _unknown_models(settings)
     return [str(warning) for warning in warnings]
 

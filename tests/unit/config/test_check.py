@@ -151,6 +151,12 @@ def test_warns_of_what_is_allowed_and_likely_wrong() -> None:
     ]
 
 
+def test_warns_of_streams_that_end_before_their_answers() -> None:
+    closed = Settings(envoy=EnvoySettings(fail_open=False))
+    assert [warning.partition(":")[0] for warning in find_warnings(closed)] == ["server.streams_last"]
+    assert find_warnings(replace(closed, server=ServerSettings(streams_last=False))) == []
+
+
 def test_models_found_by_dns_are_expected_among_the_configured_ones() -> None:
     discovery = DiscoverySettings(dns_names=("vllm:80",), dns_models=("m", "x"))
     settings = Settings(models=(ModelSpec(name="m"),), discovery=discovery)
