@@ -48,7 +48,10 @@ class PrefixRecord(Protocol):
 
 
 class Flight(msgspec.Struct, eq=False):
-    """One request in flight. ``tried`` are the workers of its list; ``worker`` is the one it counts at."""
+    """One request in flight. ``tried`` are the workers of its list; ``worker`` is the one it counts at.
+
+    ``trial`` is what the breakers want to know of it when nothing becomes of it, 0 when it is no trial.
+    """
 
     tried: tuple[Worker, ...]
     worker: Worker
@@ -60,6 +63,7 @@ class Flight(msgspec.Struct, eq=False):
     hashes: Hashes | None = None
     news: Hashes | None = None
     answered_at: float = 0.0
+    trial: float = 0.0
     over: bool = False
 
 
@@ -113,7 +117,7 @@ class Accounts:
             worker.slot, requests=1, prefill_tokens=flight.prefill_tokens, decode_tokens=flight.answer_tokens
         )
         self._column.note_sent(worker.slot, tokens=tokens, blocks=news)
-        self._breakers.try_out(worker.slot)
+        flight.trial = self._breakers.try_out(worker.slot)
         return flight
 
     def answered(self, flight: Flight, *, status: int, served: str) -> None:
@@ -209,7 +213,7 @@ class Accounts:
             decode_tokens=-flight.answer_tokens,
         )
         if not flight.answered_at:
-            self._breakers.give_up(flight.worker.slot)
+            self._breakers.give_up(flight.worker.slot, flight.trial)
         flight.hashes = flight.news = None
 
     def _linger(self, flight: Flight) -> None:
