@@ -107,7 +107,8 @@ AMOUNTS = st.floats(0, 1e6)
 RATES = st.floats(1.0, 1e6)
 
 
-def load_of(requests: float, prefill: float, usage: float, rate: float, secs: float) -> Load:
+def load_of(numbers: list[float], *, rate: float, secs: float) -> Load:
+    requests, prefill, usage = numbers
     zero = np.zeros(1)
     return Load(
         requests=np.array([requests]),
@@ -133,7 +134,9 @@ def test_more_of_anything_never_shortens_the_wait(
 ) -> None:
     less = [min(pair) for pair in zip(one, other, strict=True)]
     more = [max(pair) for pair in zip(one, other, strict=True)]
-    shorter, longer = (float(load_of(*numbers, rate, secs).expected_wait_secs()[0]) for numbers in (less, more))
+    shorter, longer = (
+        float(load_of(numbers, rate=rate, secs=secs).expected_wait_secs()[0]) for numbers in (less, more)
+    )
     assert 0 <= shorter <= longer
 
 
@@ -141,9 +144,10 @@ def test_more_of_anything_never_shortens_the_wait(
 def test_each_of_them_lengthens_the_wait(place: int) -> None:
     less, more = [4.0, 1000.0, 0.5], [4.0, 1000.0, 0.5]
     more[place] *= 1.5
-    assert load_of(*less, 8000, 0.01).expected_wait_secs()[0] < load_of(*more, 8000, 0.01).expected_wait_secs()[0]
+    shorter, longer = (load_of(numbers, rate=8000, secs=0.01).expected_wait_secs() for numbers in (less, more))
+    assert shorter[0] < longer[0]
 
 
 def test_the_wait_adds_up_in_seconds() -> None:
-    wait = load_of(10, 4000, 0.5, 8000, 0.02).expected_wait_secs()
+    wait = load_of([10, 4000, 0.5], rate=8000, secs=0.02).expected_wait_secs()
     assert wait.tolist() == pytest.approx([4000 / 8000 + 10 * 0.02 + 0.15])
