@@ -173,7 +173,8 @@ def best_prepared(workers: tuple[Worker, ...], adapter: str) -> tuple[Worker, ..
         return 2 if adapter in worker.lora.waiting else 3
 
     ranks = [rank(worker) for worker in workers]
-    return tuple([worker for worker, ranked in zip(workers, ranks, strict=True) if ranked == min(ranks)])
+    best = min(ranks, default=0)
+    return tuple([worker for worker, ranked in zip(workers, ranks, strict=True) if ranked == best])
 
 
 NOBODY = Candidates(())
