@@ -167,8 +167,7 @@ def best_prepared(workers: tuple[Worker, ...], adapter: str) -> tuple[Worker, ..
             return 1
         if adapter in worker.lora.running:
             return 0
-        in_use = {*worker.lora.running, *worker.lora.waiting}
-        if len(in_use) < worker.lora.max_adapters or not worker.lora.max_adapters:
+        if worker.lora.has_room:
             return 1
         return 2 if adapter in worker.lora.waiting else 3
 
