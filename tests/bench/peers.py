@@ -22,7 +22,7 @@ from tests.support.service import Service
 from tests.support.usage import cpu_seconds, proportional_bytes
 from tests.support.waiting import until
 
-POLICY = "round_robin"
+POLICY = "cache_aware"
 """The policy of ours that is compared."""
 
 PEER_POLICY = "cache_aware"

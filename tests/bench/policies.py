@@ -12,22 +12,20 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-from extproc.shm.inflight import InFlight, InFlightColumn
 
 from extproc.api.request import RoutingRequest
-from extproc.fleet.worker import Worker
+from extproc.fleet.candidates import Candidates
 from extproc.index.block_hash import Ids, block_hashes
-from extproc.policies.base import Policy, PolicyContext
+from extproc.policies.base import Needs, Policy
 from extproc.policies.registry import POLICIES
+from extproc.routing.accounting import Accounts
 from extproc.routing.decision import Decision
-from extproc.shm.counters import SharedCounter
-from extproc.shm.segment import Segment
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.bench.rows import Row, at_most
-from tests.support.fleets import workers
+from tests.support.fleets import Shared, candidates
 
 WORKERS = 64
-MAX_ENDPOINTS = 3
+INDEX_BYTES = 64 << 20
 BLOCK_SIZE = 16
 LEADS = 8
 BUSIEST = 16
@@ -65,19 +63,14 @@ def measure_policies() -> Iterator[Row]:
             yield _row(name, prompt)
 
 
-def make_policy(name: str, segment: Segment) -> Policy:
-    """Build a policy as a router does, with the shared memory of the service."""
-    turns = SharedCounter(segment, counter=0, process_slot=0)
-    return POLICIES[name](PolicyContext(max_endpoints=MAX_ENDPOINTS, rng=random.Random(1), turns=turns))
-
-
-def make_candidates(count: int, segment: Segment) -> tuple[Worker, ...]:
+def make_candidates(count: int, shared: Shared) -> Candidates:
     """Give workers, each with some requests in flight from another process."""
-    candidates = workers(count)
-    other, rng = InFlight(segment).column(1), random.Random(2)
-    for candidate in candidates:
-        other.add(candidate.slot, rng.randrange(BUSIEST))
-    return candidates
+    everyone = candidates(count)
+    other, rng = shared.table.column(1), random.Random(2)
+    for candidate in everyone:
+        requests = rng.randrange(BUSIEST)
+        other.add(candidate.slot, requests=requests, prefill_tokens=100 * requests, decode_tokens=256 * requests)
+    return everyone
 
 
 def make_request(tokens: int, number: int) -> RoutingRequest:
@@ -95,28 +88,27 @@ def make_request(tokens: int, number: int) -> RoutingRequest:
     return RoutingRequest(method="POST", path="/v1/chat/completions", headers=headers, prompts=(prompt,))
 
 
-def decide_once(
-    policy: Policy, request: RoutingRequest, candidates: tuple[Worker, ...], in_flight: InFlightColumn
-) -> None:
+def decide_once(policy: Policy, request: RoutingRequest, everyone: Candidates, accounts: Accounts) -> None:
     """Do what a router does from the tokenized request to the end of its accounting."""
-    choice = policy.choose(request, candidates)
+    choice = policy.choose(request, everyone)
     endpoints = ",".join([worker.address for worker in choice.workers])
-    in_flight.add(choice.workers[0].slot, 1)
-    Decision(endpoints, choice.workers[0], policy.name, choice.reason, in_flight).release()
+    flight = accounts.start(request, choice, record=policy.needs >= Needs.TOKENS)
+    decision = Decision(endpoints, choice.workers[0], policy.name, choice.reason, accounts=accounts, flight=flight)
+    decision.answered(status=200, served=choice.workers[0].address, streamed=False)
+    decision.release()
 
 
 def _row(name: str, prompt: str) -> Row:
-    segment = Segment.create()
-    policy, candidates = make_policy(name, segment), make_candidates(WORKERS, segment)
-    in_flight = InFlight(segment).column(0)
+    shared = Shared(prefix_index_bytes=INDEX_BYTES)
+    policy, everyone = POLICIES[name](shared.context()), make_candidates(WORKERS, shared)
+    accounts = shared.accounts()
     requests = [make_request(PROMPTS[prompt], number) for number in range(2 * CASES[prompt])]
     times = []
     gc.collect()
     for request in requests:
         started = perf_counter()
-        decide_once(policy, request, candidates, in_flight)
+        decide_once(policy, request, everyone, accounts)
         times.append(perf_counter() - started)
-    segment.close()
     micros = median(times[CASES[prompt] :]) * 1e6
     what = f"{name}, {WORKERS} workers, {prompt}"
     bar = SIMPLE_BAR_US if name in SIMPLE else BARS_US.get(name, {}).get(prompt)

@@ -193,7 +193,7 @@ async def _has_state(deployed: Deployment, name: str, state: str) -> bool:
 
 async def _serves_again(deployed: Deployment, name: str) -> bool:
     rows = {row["id"]: row for row in await deployed.service.workers()}
-    return rows[name]["outcome"]["open_until"] == 0 and rows[name]["in_flight"] > 0
+    return bool(rows[name]["outcome"]["open_until"] == 0 and rows[name]["in_flight"] > 0)
 
 
 async def _fleet_has(deployed: Deployment, count: int) -> bool:

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.config.models import ModelSpec
+from extproc.fleet.load.engine_load import LoraState
 from extproc.fleet.view import FleetView, best_prepared
-from extproc.fleet.worker import Fleet, LoraState, Worker
+from extproc.fleet.worker import Fleet, Worker
 from tests.support.fleets import worker
 
 BASE = ModelSpec(name="base", aliases=("alias", "other"), lora_adapters=("french", "legal"))

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_slow_engine_has_more_time() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"max_tokens": 1_000_000}], ids=["length unknown", "over an hour"])
-def test_what_may_take_for_ever_has_no_limit(fields: dict[str, object]) -> None:
+def test_what_may_take_for_ever_has_no_limit(fields: dict[str, Any]) -> None:
     assert limit(Shared(), **fields) == 0
 
 
