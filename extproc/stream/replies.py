@@ -75,6 +75,8 @@ def routed_body(endpoints: str | None, attempt_secs: int = 0, changes: Changes |
     """The reply to a buffered request body that carries the destination; arguments as above."""
     response = _destination(endpoints, attempt_secs, changes)
     if changes is not None and changes.body is not None:
+        # Envoy compares the two and answers 500 when they differ.
+        response.header_mutation.set_headers.append(_header("content-length", str(len(changes.body))))
         response.body_mutation.body = changes.body
     return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
 
