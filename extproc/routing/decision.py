@@ -1,10 +1,7 @@
 """What a decision is; it lives as long as its request."""
 
-from collections.abc import Callable
-
 import msgspec
 
-from extproc.api.request import Changes
 from extproc.fleet.worker import Worker
 from extproc.policies.base import Reason
 from extproc.routing.accounting import Accounts, Flight
@@ -14,8 +11,7 @@ class Decision(msgspec.Struct, eq=False):
     """A routed request.
 
     ``endpoints`` is the value for the data plane: ``ip:port`` of the first choice, then of its fall-backs, separated by
-    commas. ``terms`` explain the choice. The request counts as in flight from the decision until :meth:`release`;
-    ``on_release`` gives back what else it holds.
+    commas. ``terms`` explain the choice. The request counts as in flight from the decision until :meth:`release`.
     """
 
     endpoints: str
@@ -24,10 +20,8 @@ class Decision(msgspec.Struct, eq=False):
     reason: Reason
     terms: tuple[tuple[str, float], ...] = ()
     matched_tokens: int | None = None
-    changes: Changes | None = None
     accounts: Accounts | None = None
     flight: Flight | None = None
-    on_release: Callable[[], None] | None = None
 
     def answered(self, *, status: int, served: str, streamed: bool) -> None:
         """Take the response headers; see :meth:`~extproc.routing.accounting.Accounts.answered`."""
@@ -39,6 +33,3 @@ class Decision(msgspec.Struct, eq=False):
         if self.accounts is not None and self.flight is not None:
             self.accounts.finish(self.flight, early=early)
             self.accounts = None
-        if self.on_release is not None:
-            self.on_release()
-            self.on_release = None

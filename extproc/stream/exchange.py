@@ -125,8 +125,8 @@ class Exchange:
         return self._decided(endpoints, self.request.changes)
 
     def left_open(self) -> list[bytes]:
-        """Let the data plane balance this request by itself."""
-        return self._decided(None, None)
+        """Let the data plane balance this request by itself, as hooks have changed it."""
+        return self._decided(None, self.request.changes)
 
     def refused(self, refusal: Refusal) -> list[bytes]:
         """Answer the request ourselves."""
@@ -297,7 +297,7 @@ class Exchange:
             for position, chunk in enumerate(chunks):
                 out += self._chunk_replies(chunk, end_of_stream=ended and position == last)
             return out
-        out = [replies.routed_headers(endpoints, skip_body=False, changes=changes, content_length=len(body))]
+        out = [replies.routed_headers(endpoints, skip_body=False, changes=changes)]
         if self._request_mode == FULL_DUPLEX_STREAMED:
             return out + replies.request_chunks(body, end_of_stream=not self._trailers_owed)
         return out + [replies.replaced_chunk(part) for part in (body, *[b""] * (len(chunks) - 1))]
