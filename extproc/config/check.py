@@ -88,6 +88,12 @@ def find_warnings(settings: Settings) -> list[str]:
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
     warnings += find_discovery_warnings(settings.discovery)
+    if server.streams_last and not settings.envoy.fail_open:
+        words = (
+            "streams of requests whose body is not read end early with `envoy.fail_open: false`, and so does the count "
+            "of what is in flight: set it to `false`"
+        )
+        warnings.append(Fault("server.streams_last", words))
     warnings += _unknown_models(settings)
     return [str(warning) for warning in warnings]
 
@@ -199,7 +205,11 @@ def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
     named += [("routing.shadow_policy", routing.shadow_policy)] if routing.shadow_policy else []
     named += [(f"routing.override_policies[{index}]", name) for index, name in enumerate(routing.override_policies)]
     named += [(f"models[{index}].policy", spec.policy) for index, spec in enumerate(settings.models) if spec.policy]
-    return [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
+    faults = [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
+    if routing.decision_header and not settings.envoy.response_headers:
+        words = "needs `envoy.response_headers: true`: the header is added in that phase"
+        faults.append(Fault("routing.decision_header", words, ("envoy.response_headers",)))
+    return faults
 
 
 def _fleet(settings: Settings) -> list[Fault]:

@@ -71,7 +71,7 @@ class PerCandidates(Generic[T]):
 
     def keep(self, candidates: Candidates, value: T) -> T:
         """Remember ``value``, and let go of the oldest when there are too many."""
-        if len(self._kept) >= self._most:
+        if len(self._kept) >= self._most and id(candidates) not in self._kept:
             del self._kept[next(iter(self._kept))]
         # Holding the candidates keeps their identity from being given to others.
         self._kept[id(candidates)] = (candidates, value)

@@ -24,11 +24,12 @@ MAX_KV_USAGE = 0.999
 class Load(NamedTuple):
     """One number a candidate in each array, in the order of the candidates.
 
-    ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
-    uncached prompt tokens on their way or in work there, ``sent_tokens`` prompt tokens ever sent. ``kv_usage`` is the
-    share of KV blocks that running requests use (0 where unknown or stale), ``capacity_tokens`` the size of the KV
-    cache in tokens (0: unknown), ``recorded_blocks`` what was sent there since it was last empty. ``prefill_rate`` is
-    in tokens a second, ``request_secs`` the time that each request already there adds.
+    ``requests`` are in flight, those of other gateways included where the engine has told of them lately;
+    ``prefill_tokens`` are uncached prompt tokens on their way or in work there, ``sent_tokens`` prompt tokens ever
+    sent. ``kv_usage`` is the share of KV blocks that running requests use (0 where unknown or stale),
+    ``capacity_tokens`` the size of the KV cache in tokens (0: unknown), ``recorded_blocks`` what was sent there since
+    it was last empty. ``prefill_rate`` is in tokens a second, ``request_secs`` the time that each request already there
+    adds.
     """
 
     requests: Floats
@@ -63,8 +64,11 @@ class FleetLoads:
         """Return the requests in flight to each candidate, for policies that look at nothing else."""
         table = self._table
         own = table.sums(candidates.high)[Quantity.REQUESTS, candidates.slots]
-        elsewhere: Floats = table.engines[candidates.slots, Engine.ELSEWHERE]
-        total: Floats = own + elsewhere
+        total: Floats = own.astype(np.float64)
+        # Mostly there is no other gateway, and the age of a load that is not used does not matter.
+        if np.count_nonzero(table.engines[candidates.slots, Engine.ELSEWHERE]):
+            engines = table.engines[candidates.slots].T
+            total += engines[Engine.ELSEWHERE] * self._fresh(engines)
         return total
 
     def sent_tokens(self, candidates: Candidates) -> Floats:
@@ -78,9 +82,9 @@ class FleetLoads:
         sums = self._table.sums(candidates.high)[:, slots].astype(np.float64)
         engines = self._table.engines[slots].T
         outcomes = self._table.outcomes[slots].T
-        fresh = self._clock() - engines[Engine.SCRAPED_AT] <= self._stale_secs
+        fresh = self._fresh(engines)
         return Load(
-            requests=sums[Quantity.REQUESTS] + engines[Engine.ELSEWHERE],
+            requests=sums[Quantity.REQUESTS] + engines[Engine.ELSEWHERE] * fresh,
             prefill_tokens=sums[Quantity.PREFILL_TOKENS],
             sent_tokens=sums[Quantity.SENT_TOKENS],
             kv_usage=np.minimum(engines[Engine.KV_USAGE] * fresh, MAX_KV_USAGE),
@@ -89,6 +93,10 @@ class FleetLoads:
             prefill_rate=_known(engines[Engine.PREFILL_RATE], outcomes[Outcome.PREFILL_RATE], FIRST_PREFILL_RATE),
             request_secs=_known(outcomes[Outcome.REQUEST_SECS], None, FIRST_REQUEST_SECS),
         )
+
+    def _fresh(self, engines: Floats) -> npt.NDArray[np.bool_]:
+        fresh: npt.NDArray[np.bool_] = self._clock() - engines[Engine.SCRAPED_AT] <= self._stale_secs
+        return fresh
 
 
 def _known(best: Floats, second: Floats | None, otherwise: float) -> Floats:

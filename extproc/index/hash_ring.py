@@ -24,7 +24,7 @@ def points_of(name: str, virtual_nodes: int) -> npt.NDArray[np.uint64]:
 class HashRing:
     """The ring of the workers called ``names``; positions refer to that list.
 
-    ``points`` returns the points of a name; pass a function that remembers, as they are the costly part.
+    ``points`` are those of each name, see :func:`points_of`; remember them, as they are the costly part.
     """
 
     def __init__(self, names: Sequence[str], points: Sequence[npt.NDArray[np.uint64]]) -> None:

@@ -18,6 +18,7 @@ from extproc.routing.accounting import Accounts
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director
 from extproc.routing.hooks import HookRunner
+from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
 from extproc.shm.admission import AdmissionColumns
 from extproc.shm.counters import SharedCounter
@@ -101,6 +102,7 @@ class Deciding:
             accounts=self.accounts,
             admission=self.admission,
             hooks=HookRunner(hooks=(), settings=settings.hooks, metrics=metrics),
+            patience=Patience(table=table, base_secs=settings.fleet.hung_after_secs),
             metrics=metrics,
             always_tokenize=settings.tokens.when == "always",
             single_endpoint=routing.destination == "single",

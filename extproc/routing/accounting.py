@@ -58,7 +58,8 @@ class Flight(msgspec.Struct, eq=False):
 
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
     ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
-    still. ``answered_at`` is 0 until the response headers are seen.
+    still. ``answered_at`` is 0 until the response headers are seen. ``trial`` is what the breakers want to know of it
+    when nothing becomes of it, 0 when it is no trial.
     """
 
     tried: tuple[Worker, ...]
@@ -72,6 +73,7 @@ class Flight(msgspec.Struct, eq=False):
     hashes: Hashes | None = None
     news: Hashes | None = None
     answered_at: float = 0.0
+    trial: float = 0.0
     over: bool = False
     on_end: Callable[[], None] | None = None
     """Called once when the request is given back, for what else it holds."""
@@ -132,7 +134,7 @@ class Accounts:
             worker.slot, requests=1, prefill_tokens=flight.prefill_tokens, decode_tokens=flight.answer_tokens
         )
         self._column.note_sent(worker.slot, tokens=tokens, blocks=news)
-        self._breakers.try_out(worker.slot)
+        flight.trial = self._breakers.try_out(worker.slot)
         return flight
 
     def answered(self, flight: Flight, *, status: int, served: str, streamed: bool) -> None:
@@ -240,7 +242,7 @@ class Accounts:
         self._return_prefill(flight)
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         if not flight.answered_at:
-            self._breakers.give_up(flight.worker.slot)
+            self._breakers.give_up(flight.worker.slot, flight.trial)
         flight.hashes = flight.news = None
         if flight.on_end is not None:
             flight.on_end()

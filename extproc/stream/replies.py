@@ -23,6 +23,8 @@ from extproc.pb.ext_proc_pb2 import (
 )
 
 DESTINATION = "x-gateway-destination-endpoint"
+ATTEMPT_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""Header by which Envoy's router filter takes a request's limit for each attempt; it does not reach the worker."""
 SERVED = f"{DESTINATION}-served"
 DESTINATION_NAMESPACE = "envoy.lb"
 HOOKS_NAMESPACE = "extproc"
@@ -42,21 +44,26 @@ RESPONSE_BODY_CONTINUE = ProcessingResponse(response_body=BodyResponse()).Serial
 RESPONSE_TRAILERS_CONTINUE = ProcessingResponse(response_trailers=TrailersResponse()).SerializeToString()
 
 
-def routed_headers(endpoints: str | None, *, skip_body: bool, changes: Changes | None = None) -> bytes:
+def routed_headers(
+    endpoints: str | None, *, skip_body: bool, attempt_secs: int = 0, changes: Changes | None = None
+) -> bytes:
     """The reply to request headers that carries the destination.
 
     ``endpoints`` None leaves the request to the data plane's own balancing. ``skip_body`` asks a data plane that would
-    send the body next (and allows a mode override) not to: nothing in it is needed. ``changes`` are what hooks change;
-    a changed body has to follow.
+    send the body next (and allows a mode override) not to: nothing in it is needed. ``attempt_secs`` limits each
+    worker's time to the response headers (0: not at all). ``changes`` are what hooks change; a changed body has to
+    follow.
     """
     if changes is None:
-        return _routed_headers(endpoints, skip_body=skip_body)
-    return _headers_reply(endpoints, skip_body=skip_body, changes=changes)
+        return _routed_headers(endpoints, attempt_secs, skip_body=skip_body)
+    return _headers_reply(endpoints, attempt_secs, changes, skip_body=skip_body)
 
 
-def routed_body(endpoints: str | None, changes: Changes | None = None) -> bytes:
+def routed_body(endpoints: str | None, attempt_secs: int = 0, changes: Changes | None = None) -> bytes:
     """The reply to a buffered request body that carries the destination; arguments as above."""
-    return _routed_body(endpoints) if changes is None else _body_reply(endpoints, changes)
+    if changes is None:
+        return _routed_body(endpoints, attempt_secs)
+    return _body_reply(endpoints, attempt_secs, changes)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -124,16 +131,16 @@ def _chunks(phase: Literal["request_body", "response_body"], body: bytes, *, end
     return replies
 
 
-def _headers_reply(endpoints: str | None, *, skip_body: bool, changes: Changes | None) -> bytes:
-    reply = ProcessingResponse(request_headers=HeadersResponse(response=_routed(endpoints, changes)))
+def _headers_reply(endpoints: str | None, attempt_secs: int, changes: Changes | None, *, skip_body: bool) -> bytes:
+    reply = ProcessingResponse(request_headers=HeadersResponse(response=_routed(endpoints, attempt_secs, changes)))
     if skip_body:
         reply.mode_override.request_body_mode = NONE
         reply.mode_override.response_body_mode = NONE
     return _with_metadata(reply, endpoints, changes)
 
 
-def _body_reply(endpoints: str | None, changes: Changes | None) -> bytes:
-    response = _routed(endpoints, changes)
+def _body_reply(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> bytes:
+    response = _routed(endpoints, attempt_secs, changes)
     if changes is not None and changes.body is not None:
         response.body_mutation.body = changes.body
     return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
@@ -141,22 +148,24 @@ def _body_reply(endpoints: str | None, changes: Changes | None) -> bytes:
 
 # Remembered without changes only: those hold what requests say, and hardly ever repeat.
 @functools.lru_cache(maxsize=4096)
-def _routed_headers(endpoints: str | None, *, skip_body: bool) -> bytes:
-    return _headers_reply(endpoints, skip_body=skip_body, changes=None)
+def _routed_headers(endpoints: str | None, attempt_secs: int, *, skip_body: bool) -> bytes:
+    return _headers_reply(endpoints, attempt_secs, None, skip_body=skip_body)
 
 
 @functools.lru_cache(maxsize=4096)
-def _routed_body(endpoints: str | None) -> bytes:
-    return _body_reply(endpoints, None)
+def _routed_body(endpoints: str | None, attempt_secs: int) -> bytes:
+    return _body_reply(endpoints, attempt_secs, None)
 
 
-def _routed(endpoints: str | None, changes: Changes | None) -> CommonResponse:
+def _routed(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> CommonResponse:
     mutation = HeaderMutation()
     if endpoints is None:
         # A client that could name its own endpoint would choose the upstream; without one of ours, its header goes.
         mutation.remove_headers.append(DESTINATION)
     else:
         mutation.set_headers.append(_header(DESTINATION, endpoints))
+    if attempt_secs:
+        mutation.set_headers.append(_header(ATTEMPT_TIMEOUT, str(attempt_secs * 1000)))
     if changes is not None:
         mutation.set_headers.extend([_header(name, value) for name, value in changes.headers])
         if changes.body is not None:

@@ -62,7 +62,7 @@ def test_a_text_that_grows_keeps_its_block_hashes(before: str, added: str) -> No
 )
 def test_what_other_apis_add_to_comes_last_too(path: str, fields: dict[str, Any], grown: str) -> None:
     turn = {"role": "user", "content": "x" * 200}
-    first, second = (prompt_of(path, **fields, **{grown: [turn] * count}) for count in (2, 3))
+    first, second = (prompt_of(path, **(fields | {grown: [turn] * count})) for count in (2, 3))
     assert len(first.block_hashes) > 10
     assert second.block_hashes[: len(first.block_hashes)].tolist() == first.block_hashes.tolist()
 
