@@ -75,6 +75,8 @@ class Flight(msgspec.Struct, eq=False):
     answered_at: float = 0.0
     trial: float = 0.0
     over: bool = False
+    on_end: Callable[[], None] | None = None
+    """Called once when the request is given back, for what else it holds."""
 
 
 class Accounts:
@@ -242,6 +244,8 @@ class Accounts:
         if not flight.answered_at:
             self._breakers.give_up(flight.worker.slot, flight.trial)
         flight.hashes = flight.news = None
+        if flight.on_end is not None:
+            flight.on_end()
 
     def _linger(self, flight: Flight) -> None:
         slot = flight.worker.slot
