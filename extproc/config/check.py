@@ -13,6 +13,7 @@ from extproc.config.fault import Fault, closest, did_you_mean, shown
 from extproc.config.files import file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
+from extproc.config.policy_check import find_policy_faults, find_policy_warnings
 from extproc.config.server import MIB
 from extproc.config.settings import Settings
 from extproc.config.workers import find_worker_faults
@@ -59,6 +60,7 @@ def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]
         *_tls(settings),
         *_sizes_and_times(settings),
         *_routing(settings, policies),
+        *find_policy_faults(settings),
         *_fleet(settings),
         *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
@@ -80,6 +82,7 @@ def find_warnings(settings: Settings) -> list[str]:
         ]
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
+    warnings += find_policy_warnings(settings)
     warnings += _unknown_models(settings)
     return [str(warning) for warning in warnings]
 

@@ -2,13 +2,15 @@
 
 The time to the first byte of an answer is taken to be::
 
-    lone_secs + uncached tokens / prefill rate + requests already there * request_secs
+    lone_secs + (uncached tokens + those queued before) / prefill rate + requests already there * request_secs
 
 Each answer corrects the number that it says most about: a short prompt at an idle worker the first, a long one at an
 idle worker the second, one at a busy worker the third. Rates that the engine itself reports go before what is learned
 here. For an answer that is not streamed the first byte comes with the last, so ``request_secs`` then holds what a
 request adds to the whole answer: which is what its client waits for.
 """
+
+import numpy as np
 
 from extproc.fleet.loads import FIRST_PREFILL_RATE, FIRST_REQUEST_SECS
 from extproc.shm.layout import OUTCOME_ROW_NUMBERS
@@ -17,7 +19,7 @@ from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 STEP = 0.1
 SHORT_PROMPT_TOKENS = 256
 LONG_PROMPT_TOKENS = 1024
-MIN_REQUEST_SECS, MAX_REQUEST_SECS = 1e-4, 10.0
+MIN_REQUEST_SECS, MAX_REQUEST_SECS = 1e-3, 10.0
 MIN_PREFILL_RATE, MAX_PREFILL_RATE = 10.0, 1e7
 MAX_SECS = 3600.0
 
@@ -29,19 +31,23 @@ class SpeedLearner:
         self._numbers = table.outcome_numbers
         self._table = table
 
-    def first_byte(self, slot: int, *, uncached_tokens: int, ahead: int, elapsed_secs: float) -> None:
-        """Learn from the first byte of an answer: how many requests were ``ahead`` of it when it was sent there."""
+    def first_byte(
+        self, slot: int, *, uncached_tokens: int, ahead: int, elapsed_secs: float, queued_tokens: int = 0
+    ) -> None:
+        """Learn from the first byte of an answer.
+
+        When it was sent there, so many requests were ``ahead`` of it, and ``queued_tokens`` of theirs still to compute.
+        """
         if not 0 <= elapsed_secs <= MAX_SECS:
             return
-        lone_secs = self._number(slot, Outcome.LONE_SECS)
+        lone_secs = self._known(slot, Outcome.LONE_SECS)
         if ahead <= 0:
             if uncached_tokens <= SHORT_PROMPT_TOKENS or elapsed_secs < lone_secs:
                 self._learn(slot, Outcome.LONE_SECS, elapsed_secs)
             elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs:
-                rate = uncached_tokens / (elapsed_secs - lone_secs)
-                self._learn(slot, Outcome.PREFILL_RATE, min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE))
+                self._learn_rate(slot, uncached_tokens / (elapsed_secs - lone_secs))
             return
-        own_secs = lone_secs + uncached_tokens / self._rate(slot)
+        own_secs = lone_secs + (uncached_tokens + queued_tokens) / self._rate(slot)
         request_secs = min(max((elapsed_secs - own_secs) / ahead, MIN_REQUEST_SECS), MAX_REQUEST_SECS)
         self._learn(slot, Outcome.REQUEST_SECS, request_secs, first=FIRST_REQUEST_SECS)
 
@@ -61,7 +67,24 @@ class SpeedLearner:
 
     def _rate(self, slot: int) -> float:
         reported = float(self._table.engines[slot, Engine.PREFILL_RATE])
-        return reported or self._number(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
+        return reported or self._known(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
+
+    def _known(self, slot: int, number: Outcome) -> float:
+        """Return what is known of a worker; where that is nothing, of the middling one of the others; else 0."""
+        own = self._number(slot, number)
+        if own:
+            return own
+        everyone = self._table.outcomes[:, number]
+        known = everyone[everyone > 0]
+        return float(np.median(known)) if len(known) else 0.0
+
+    def _learn_rate(self, slot: int, rate: float) -> None:
+        rate = min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE)
+        known = self._number(slot, Outcome.PREFILL_RATE) or rate
+        # Averaged as seconds a token: as a rate, one short answer by chance would outweigh many.
+        self._numbers[slot * OUTCOME_ROW_NUMBERS + Outcome.PREFILL_RATE] = 1 / (
+            1 / known + STEP * (1 / rate - 1 / known)
+        )
 
     def _learn(self, slot: int, number: Outcome, value: float, *, first: float = 0.0) -> None:
         at = slot * OUTCOME_ROW_NUMBERS + number

@@ -1,46 +1,53 @@
 """How loaded the candidates are, from what all processes count and what the engines report."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from extproc.fleet.candidates import Candidates
+from extproc.fleet.candidates import Candidates, PerCandidates
 from extproc.shm.layout import Quantity
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 Floats = npt.NDArray[np.float64]
+N = TypeVar("N", float, Floats)
 
 FIRST_PREFILL_RATE = 8_000.0
-"""Prompt tokens a second that a worker is taken to compute until more is known of it."""
+"""Prompt tokens a second that a worker is taken to compute until more is known of any."""
 FIRST_REQUEST_SECS = 0.002
 """What each request already there is taken to add to the time to first byte until more is known."""
 KV_PRESSURE_SECS = 0.15
 """Weight of a full KV cache in the expected wait, as `least_load` of the Shepherd Model Gateway has it."""
 MAX_KV_USAGE = 0.999
 
+REREAD_SECS = 0.1
+"""How old the learned speeds may be; they change slowly, and weighing them takes longer than all else here."""
+REQUEST_SLACK_SECS = 0.002
+"""Jitter of answers makes differences of this size in what a request is learned to add."""
+MAX_CANDIDATE_SETS = 64
+ALIKE, APART = 2.0, 3.0
+"""A worker's speed that differs from the middling one by fewer times than the first is taken for noise, from the second
+on for its own; in between, in part."""
 
-class Load(NamedTuple):
-    """One number a candidate in each array, in the order of the candidates.
+
+class Load(NamedTuple, Generic[N]):
+    """The load of one worker, or of all candidates: then an array each, in the order of the candidates.
 
     ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
-    uncached prompt tokens on their way or in work there, ``sent_tokens`` prompt tokens ever sent. ``kv_usage`` is the
-    share of KV blocks that running requests use (0 where unknown or stale), ``capacity_tokens`` the size of the KV
-    cache in tokens (0: unknown), ``recorded_blocks`` what was sent there since it was last empty. ``prefill_rate`` is
-    in tokens a second, ``request_secs`` the time that each request already there adds.
+    uncached prompt tokens on their way or in work there. ``kv_usage`` is the share of KV blocks that running requests
+    use, and ``told`` 1 where its engine told so lately; else both are 0. ``prefill_rate`` is in tokens a second,
+    ``request_secs`` the time that each request already there adds.
     """
 
-    requests: Floats
-    prefill_tokens: Floats
-    sent_tokens: Floats
-    kv_usage: Floats
-    capacity_tokens: Floats
-    recorded_blocks: Floats
-    prefill_rate: Floats
-    request_secs: Floats
+    requests: N
+    prefill_tokens: N
+    kv_usage: N
+    told: N
+    prefill_rate: N
+    request_secs: N
 
-    def expected_wait_secs(self) -> Floats:
+    def expected_wait_secs(self) -> N:
         """Return the time until a worker would begin with a prompt that is sent now.
 
         The uncached tokens before it at the rate at which they are computed, what running requests add, and a term
@@ -51,6 +58,24 @@ class Load(NamedTuple):
         return wait + KV_PRESSURE_SECS * usage / (1.0 - usage)
 
 
+class CacheRoom(NamedTuple):
+    """How full the prefix caches of the candidates' engines are.
+
+    ``capacity_tokens`` is their size (0: unknown), ``recorded_blocks`` what was sent there since they were last empty.
+    """
+
+    capacity_tokens: Floats
+    recorded_blocks: Floats
+
+
+class _Speeds(NamedTuple):
+    """What was learned of each candidate, evened out."""
+
+    until: float
+    prefill_rate: Floats
+    request_secs: Floats
+
+
 class FleetLoads:
     """Reads the worker table for policies. ``clock`` is that of the table; older engine loads are not used."""
 
@@ -58,40 +83,110 @@ class FleetLoads:
         self._table = table
         self._clock = clock
         self._stale_secs = stale_secs
+        self._speeds: PerCandidates[_Speeds] = PerCandidates(MAX_CANDIDATE_SETS)
 
     def requests(self, candidates: Candidates) -> Floats:
         """Return the requests in flight to each candidate, for policies that look at nothing else."""
-        table = self._table
-        own = table.sums(candidates.high)[Quantity.REQUESTS, candidates.slots]
-        elsewhere: Floats = table.engines[candidates.slots, Engine.ELSEWHERE]
-        total: Floats = own + elsewhere
+        own = self._table.totals(Quantity.REQUESTS, candidates.high).take(candidates.slots)
+        engines = self._table.engines.take(candidates.slots, axis=0).T
+        total: Floats = own + engines[Engine.ELSEWHERE] * self._fresh(engines[Engine.SCRAPED_AT], self._clock())
         return total
 
     def sent_tokens(self, candidates: Candidates) -> Floats:
         """Return the prompt tokens ever sent to each candidate."""
-        sent: Floats = self._table.sums(candidates.high)[Quantity.SENT_TOKENS, candidates.slots].astype(np.float64)
-        return sent
+        sent = self._table.totals(Quantity.SENT_TOKENS, candidates.high).take(candidates.slots)
+        return sent.astype(np.float64)
 
-    def read(self, candidates: Candidates) -> Load:
-        """Return everything that is known of the candidates' load."""
+    def read(self, candidates: Candidates) -> Load[Floats]:
+        """Return the load of all candidates."""
         slots = candidates.slots
-        sums = self._table.sums(candidates.high)[:, slots].astype(np.float64)
-        engines = self._table.engines[slots].T
-        outcomes = self._table.outcomes[slots].T
-        fresh = self._clock() - engines[Engine.SCRAPED_AT] <= self._stale_secs
+        requests, prefill_tokens = self._table.sums(candidates.high)[:2].take(slots, axis=1)
+        engines = self._table.engines.take(slots, axis=0).T
+        now = self._clock()
+        told = self._fresh(engines[Engine.SCRAPED_AT], now).astype(np.float64)
+        speeds = self._speeds_of(candidates, now)
         return Load(
-            requests=sums[Quantity.REQUESTS] + engines[Engine.ELSEWHERE],
-            prefill_tokens=sums[Quantity.PREFILL_TOKENS],
-            sent_tokens=sums[Quantity.SENT_TOKENS],
-            kv_usage=np.minimum(engines[Engine.KV_USAGE] * fresh, MAX_KV_USAGE),
+            requests=requests + engines[Engine.ELSEWHERE] * told,
+            prefill_tokens=prefill_tokens.astype(np.float64),
+            kv_usage=np.minimum(engines[Engine.KV_USAGE] * told, MAX_KV_USAGE),
+            told=told,
+            prefill_rate=speeds.prefill_rate,
+            request_secs=speeds.request_secs,
+        )
+
+    def read_one(self, candidates: Candidates, position: int) -> Load[float]:
+        """Return the load of one candidate, which costs the same for any number of candidates."""
+        table = self._table
+        slot = candidates.workers[position].slot
+        now = self._clock()
+        scraped_at, kv_usage, elsewhere = table.engines[slot].take(_GAUGES).tolist()
+        told = float(now - scraped_at <= self._stale_secs)
+        speeds = self._speeds_of(candidates, now)
+        return Load(
+            requests=table.total_at(Quantity.REQUESTS, slot) + elsewhere * told,
+            prefill_tokens=float(table.total_at(Quantity.PREFILL_TOKENS, slot)),
+            kv_usage=min(kv_usage * told, MAX_KV_USAGE),
+            told=told,
+            prefill_rate=float(speeds.prefill_rate[position]),
+            request_secs=float(speeds.request_secs[position]),
+        )
+
+    def room(self, candidates: Candidates) -> CacheRoom:
+        """Return how full the candidates' caches are."""
+        slots = candidates.slots
+        engines = self._table.engines.take(slots, axis=0).T
+        recorded = self._table.totals(Quantity.RECORDED_BLOCKS, candidates.high).take(slots)
+        return CacheRoom(
             capacity_tokens=engines[Engine.NUM_BLOCKS] * engines[Engine.BLOCK_SIZE],
-            recorded_blocks=sums[Quantity.RECORDED_BLOCKS] - engines[Engine.RECORDED_BEFORE],
-            prefill_rate=_known(engines[Engine.PREFILL_RATE], outcomes[Outcome.PREFILL_RATE], FIRST_PREFILL_RATE),
-            request_secs=_known(outcomes[Outcome.REQUEST_SECS], None, FIRST_REQUEST_SECS),
+            recorded_blocks=recorded - engines[Engine.RECORDED_BEFORE],
+        )
+
+    def _fresh(self, scraped_at: Floats, now: float) -> npt.NDArray[np.bool_]:
+        fresh: npt.NDArray[np.bool_] = now - scraped_at <= self._stale_secs
+        return fresh
+
+    def _speeds_of(self, candidates: Candidates, now: float) -> _Speeds:
+        speeds = self._speeds.get(candidates)
+        if speeds is not None and now < speeds.until:
+            return speeds
+        slots = candidates.slots
+        reported = self._table.engines[slots, Engine.PREFILL_RATE]
+        outcomes = self._table.outcomes[slots].T
+        rates = np.where(reported > 0, reported, outcomes[Outcome.PREFILL_RATE])
+        return self._speeds.keep(
+            candidates,
+            _Speeds(
+                until=now + REREAD_SECS,
+                prefill_rate=evened(rates, otherwise=FIRST_PREFILL_RATE, best=np.max),
+                request_secs=evened(
+                    outcomes[Outcome.REQUEST_SECS],
+                    otherwise=FIRST_REQUEST_SECS,
+                    best=np.min,
+                    slack=REQUEST_SLACK_SECS,
+                ),
+            ),
         )
 
 
-def _known(best: Floats, second: Floats | None, otherwise: float) -> Floats:
-    """Return the best number that is known (not 0) of each worker."""
-    rest: Floats | float = otherwise if second is None else np.where(second > 0, second, otherwise)
-    return np.where(best > 0, best, rest)
+_GAUGES = [Engine.SCRAPED_AT, Engine.KV_USAGE, Engine.ELSEWHERE]
+
+
+def evened(numbers: Floats, *, otherwise: float, best: Callable[[Floats], float], slack: float = 0.0) -> Floats:
+    """Return what to take for a speed of each worker, from what was learned of each; 0 stands for nothing.
+
+    Alike workers are taken for equal, and so are those that differ by less than about ``slack``: numbers are learned
+    from few answers, and those that happen to have the best one would get far more than their share. Workers that are
+    ``APART`` times from the middling one have their own. Workers of which nothing is known are taken for the ``best``:
+    a worker that looks slower than it is may never be asked, and so never be known; one that looks faster soon is.
+    """
+    is_known = numbers > 0
+    known = numbers[is_known] + slack
+    if not len(known):
+        return np.full(len(numbers), otherwise)
+    middling = float(np.sort(known)[(len(known) - 1) // 2])
+    apart = np.log(known / middling)
+    own = np.clip((np.abs(apart) - np.log(ALIKE)) / (np.log(APART) - np.log(ALIKE)), 0.0, 1.0)
+    known = middling * np.exp(own * apart) - slack
+    evened = np.full(len(numbers), best(known))
+    evened[is_known] = known
+    return evened

@@ -69,7 +69,7 @@ class CacheAware:
         parameters = self._parameters
         if requests > mean + parameters.balance_abs_threshold and requests > parameters.balance_rel_threshold * mean:
             return Reason.SPILL_OVERLOAD
-        return Reason.SPILL_COST if float(done.min()) < float(done[winner]) else None
+        return Reason.SPILL_COST if float((1.1 * done).min()) < float(done[winner]) else None
 
     def _chosen(self, candidates: Candidates, order: list[int], reason: Reason, matched: Floats) -> Choice:
         return Choice(picked(candidates, order), reason, int(matched[order[0]]))

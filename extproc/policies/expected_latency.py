@@ -49,8 +49,9 @@ class ExpectedLatency:
         prefill = compute + cached * parameters.cached_token_secs
         stall = parameters.stall_weight * load.requests * compute
         block_tokens = request.prompts[0].block_size if request.prompts else 1
-        held = load.recorded_blocks * block_tokens + new
-        full = (held > load.capacity_tokens) & (load.capacity_tokens > 0)
+        room = self._loads.room(candidates)
+        held = room.recorded_blocks * block_tokens + new
+        full = (held > room.capacity_tokens) & (room.capacity_tokens > 0)
         eviction = parameters.eviction_weight * full * new / load.prefill_rate
         order = self._ranking.lowest(wait + prefill + stall + eviction)
         first = order[0]

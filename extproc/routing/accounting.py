@@ -54,6 +54,7 @@ class Flight(msgspec.Struct, eq=False):
     worker: Worker
     started: float
     ahead: int
+    queued_tokens: int
     uncached_tokens: int
     prefill_tokens: int
     answer_tokens: int
@@ -101,7 +102,8 @@ class Accounts:
             tried=choice.workers,
             worker=worker,
             started=self._clock(),
-            ahead=self._table.requests_at(worker.slot),
+            ahead=self._table.total_at(Quantity.REQUESTS, worker.slot),
+            queued_tokens=self._table.total_at(Quantity.PREFILL_TOKENS, worker.slot),
             uncached_tokens=tokens,
             prefill_tokens=tokens,
             answer_tokens=answer_tokens,
@@ -135,6 +137,7 @@ class Accounts:
                 first.slot,
                 uncached_tokens=flight.uncached_tokens,
                 ahead=flight.ahead,
+                queued_tokens=flight.queued_tokens,
                 elapsed_secs=now - flight.started,
             )
         if server is not None and server is not first:

@@ -173,20 +173,24 @@ class WorkerTable:
         start = process_slot * _COLUMN_WORDS
         return LoadColumn(self._column_words[start : start + _COLUMN_WORDS])
 
-    def totals(self, quantity: Quantity) -> Ints:
-        """Return one quantity over all processes, by worker slot."""
-        total: Ints = self.columns[: self._header[COLUMNS_WORD], quantity].sum(axis=0)
+    def totals(self, quantity: Quantity, slots: int = MAX_WORKERS) -> Ints:
+        """Return one quantity over all processes, for the first ``slots`` workers."""
+        total: Ints = np.add.reduce(self.columns[: self._header[COLUMNS_WORD], quantity, :slots], axis=0)
         return total
 
     def requests_at(self, slot: int) -> int:
         """Return the requests in flight to one worker."""
-        words = self._column_words
+        return self.total_at(Quantity.REQUESTS, slot)
+
+    def total_at(self, quantity: Quantity, slot: int) -> int:
+        """Return one quantity of one worker."""
+        first = quantity * MAX_WORKERS + slot
         last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
-        return sum(words[slot:last:_COLUMN_WORDS].tolist()) if last else 0
+        return sum(self._column_words[first:last:_COLUMN_WORDS].tolist()) if last else 0
 
     def sums(self, slots: int) -> Ints:
         """Return every quantity (rows, by :class:`Quantity`) for the first ``slots`` workers (columns)."""
-        total: Ints = self.columns[: self._header[COLUMNS_WORD], :, :slots].sum(axis=0)
+        total: Ints = np.add.reduce(self.columns[: self._header[COLUMNS_WORD], :, :slots], axis=0)
         return total
 
     @property
