@@ -31,6 +31,10 @@ class ModelUnusable(ExtprocError):  # noqa: N818 - as the condition is called ev
     """A model cannot be loaded; the message names the file at fault. Other models are not affected."""
 
 
+class PluginUnusable(ExtprocError):  # noqa: N818 - as the condition is called everywhere
+    """A plugin cannot be loaded, or is not what its kind must be; the message says which one and why."""
+
+
 class Refusal(ExtprocError):  # noqa: N818 - it is an answer, not a fault
     """The request gets an answer from us instead of a worker.
 

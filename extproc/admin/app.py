@@ -20,7 +20,7 @@ PAGES = {
     "/metrics": "Prometheus metrics of the whole service.",
     "/health": "200 while this process lives.",
     "/readiness": "200 when requests can be routed, else 503 with the reasons.",
-    "/workers": "Every known worker with its state, health and requests in flight.",
+    "/workers": "Every known worker with its state, health, load, engine and breaker.",
     "/processes": "Every process with its state, heartbeat and streams.",
     "/caches": "How full the token cache is; `POST /caches/flush` empties it.",
     "/tokenize": "`POST` a body like that of vLLM's `/tokenize`: its text, ids, boundaries, cache result and timings.",
@@ -95,7 +95,12 @@ class AdminServer:
     async def _workers(self, _request: web.Request) -> web.Response:
         totals = self._state.in_flight()
         workers = [
-            {**msgspec.structs.asdict(worker), "in_flight": totals[worker.slot]} for worker in self._state.workers()
+            {
+                **msgspec.structs.asdict(worker),
+                "in_flight": totals[worker.slot],
+                **self._state.worker_row(worker.slot)._asdict(),
+            }
+            for worker in self._state.workers()
         ]
         return _json({"fleet_generation": self._state.fleet_generation, "workers": workers})
 

@@ -4,7 +4,7 @@ Gauges are never written to metric files: a file outlives its process, and a dea
 reported. Shared memory knows the present at the moment of the scrape.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from extproc.admin.state import ServiceState
+from extproc.shm.worker_table import WorkerRow
 
 WORKER = ["worker", "address"]
 # A router and the successor that starts beside it have one role and index; the slot tells them apart.
@@ -27,6 +28,34 @@ def service_registry(*, state: ServiceState, metric_dir: Path) -> CollectorRegis
     registry.register(ProcessGauges(state))
     registry.register(TokenCacheGauges(state))
     return registry
+
+
+WORKER_NUMBERS: tuple[tuple[str, str, Callable[[WorkerRow], float]], ...] = (
+    (
+        "extproc_worker_prefill_tokens",
+        "Uncached prompt tokens on their way or in work.",
+        lambda row: row.prefill_tokens,
+    ),
+    ("extproc_worker_decode_tokens", "Tokens that answers in flight may have.", lambda row: row.decode_tokens),
+    (
+        "extproc_worker_breaker_open",
+        "1 while failed requests keep others away from the worker, else 0.",
+        lambda row: row.outcome["open_until"] > 0,
+    ),
+    ("extproc_worker_engine_running", "Requests that the engine runs.", lambda row: row.engine["running"]),
+    ("extproc_worker_engine_waiting", "Requests that wait in the engine.", lambda row: row.engine["waiting"]),
+    (
+        "extproc_worker_engine_kv_usage",
+        "Share of the engine's KV blocks that running requests use.",
+        lambda row: row.engine["kv_usage"],
+    ),
+    (
+        "extproc_worker_engine_prefill_rate",
+        "Prompt tokens a second that the engine computes, learned; 0: not known.",
+        lambda row: row.engine["prefill_rate"],
+    ),
+)
+"""Gauges of a worker that are read from its row: name, words, and where the number stands."""
 
 
 class MetricFiles(Collector):
@@ -50,6 +79,7 @@ class WorkerGauges(Collector):
     def collect(self) -> Iterator[Metric]:
         """Read the fleet and the in-flight table."""
         in_flight = GaugeMetricFamily("extproc_worker_in_flight", "Requests in flight.", labels=WORKER)
+        numbers = {name: GaugeMetricFamily(name, words, labels=WORKER) for name, words, _ in WORKER_NUMBERS}
         up = GaugeMetricFamily("extproc_worker_up", "1 when health probes say so, else 0.", labels=WORKER)
         state = GaugeMetricFamily(
             "extproc_worker_state", "1 for the state the worker is in, 0 for the other.", labels=[*WORKER, "state"]
@@ -58,10 +88,13 @@ class WorkerGauges(Collector):
         for worker in self._state.workers():
             labels = list(worker.key)
             in_flight.add_metric(labels, totals[worker.slot])
+            row = self._state.worker_row(worker.slot)
+            for name, _, number in WORKER_NUMBERS:
+                numbers[name].add_metric(labels, number(row))
             up.add_metric(labels, worker.healthy)
             for name in ("active", "draining"):
                 state.add_metric([*labels, name], worker.state == name)
-        yield from (in_flight, up, state)
+        yield from (in_flight, up, state, *numbers.values())
         yield GaugeMetricFamily(
             "extproc_fleet_generation", "Generation of the published fleet.", value=self._state.fleet_generation
         )

@@ -12,7 +12,7 @@ from extproc.cli.flags import add_configuration_flags, settings_from
 from extproc.config.check import find_warnings
 from extproc.config.endpoints import router_count
 from extproc.config.settings import Settings
-from extproc.errors import ConfigurationError, ModelUnusable
+from extproc.errors import ConfigurationError, ModelUnusable, PluginUnusable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,18 +23,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check; 0 when nothing is wrong. Starts nothing that listens and writes to no place of the configuration."""
     settings = settings_from(arguments)
+    if faults := list(_discovery_faults(settings)):
+        raise ConfigurationError(faults)
     for warning in find_warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)
-    counts = (
-        f"workers: {len(settings.workers)}, models: {len(settings.models)}, router processes: {router_count(settings)}"
-    )
-    if not settings.workers:
+    counts = {"workers": len(settings.workers), "models": len(settings.models)}
+    discovery = settings.discovery
+    if sources := bool(discovery.file) + len(discovery.dns_names) + len(discovery.plugins):
+        counts["further sources of workers"] = sources
+    elif not settings.workers:
         print("warning: workers: none is listed, so every request is answered 503", file=sys.stderr)
+    counts["router processes"] = router_count(settings)
     for problem in _unusable_models(settings):
         print(f"warning: {problem}", file=sys.stderr)
-    print(f"{arguments.config}: the configuration is good ({counts}).")
+    counted = ", ".join(f"{what}: {count}" for what, count in counts.items())
+    print(f"{arguments.config}: the configuration is good ({counted}).")
     _check_envoy(settings)
     return 0
+
+
+def _discovery_faults(settings: Settings) -> Iterator[str]:
+    """Read the endpoints file and load the plugins, as the observer does; yield what is wrong. DNS is not asked."""
+    discovery = settings.discovery
+    if discovery.file:
+        from extproc.fleet.discovery.endpoints_file import load_endpoints  # noqa: PLC0415 - few need it
+
+        try:
+            load_endpoints(Path(discovery.file))
+        except ConfigurationError as error:
+            yield from (f"discovery.file: {fault}" for fault in error.faults)
+    for index, name in enumerate(discovery.plugins):
+        from extproc.fleet.discovery.plugin import load_factory  # noqa: PLC0415 - few need it
+
+        try:
+            load_factory(name)
+        except PluginUnusable as error:
+            yield f"discovery.plugins[{index}]: {error}"
 
 
 def _unusable_models(settings: Settings) -> Iterator[str]:

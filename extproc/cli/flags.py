@@ -8,6 +8,7 @@ from extproc.config.catalogue import Entry, entries, groups
 from extproc.config.load import load_checked_settings
 from extproc.config.reference import bounds_text, default_text
 from extproc.config.settings import Settings
+from extproc.plugins.entry_points import names
 from extproc.policies.registry import POLICIES
 
 
@@ -30,7 +31,9 @@ def settings_from(arguments: argparse.Namespace) -> Settings:
     Raises :class:`ConfigurationError`.
     """
     flags = {path: text for path, text in vars(arguments).items() if path in entries()}
-    return load_checked_settings(arguments.config, environ=os.environ, flags=flags, policies=POLICIES.keys())
+    return load_checked_settings(
+        arguments.config, environ=os.environ, flags=flags, policies=POLICIES.keys(), plugin_names=names
+    )
 
 
 def _help(entry: Entry) -> str:

@@ -3,6 +3,7 @@
 ``unix:PATH``, ``HOST:PORT`` or ``[IPv6]:PORT``. A host may be a name; whoever needs a number asks for one.
 """
 
+import ipaddress
 from dataclasses import dataclass
 
 _UNIX = "unix:"
@@ -27,6 +28,15 @@ class TcpAddress:
 
     host: str
     port: int
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the host is an IP address, not a name."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return False
+        return True
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

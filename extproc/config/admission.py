@@ -1,6 +1,7 @@
 """Admission: how much is let in at once, and how long the rest may wait."""
 
 import dataclasses
+from typing import Literal
 
 from extproc.config.setting import setting
 
@@ -36,8 +37,8 @@ class AdmissionSettings:
         low=0.01,
         high=600,
     )
-    default_priority: str = setting(
+    default_priority: Literal["high", "normal", "low"] = setting(
         "normal",
-        "Class of a request without the header `x-extproc-priority`: `high`, `normal` or `low`. Whoever has a higher "
+        "Class of a request without the header `x-extproc-priority`, which has the same values. Whoever has a higher "
         "one waits shorter.",
     )

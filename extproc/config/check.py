@@ -1,18 +1,21 @@
 """What must hold between settings, and between a setting and this machine.
 
 Each check returns faults; none stops the others. What can be said of one value by itself (type, bounds) is said by its
-declaration; the lists ``workers`` and ``models`` and the addresses to listen on have modules of their own.
+declaration; the lists, discovery and the addresses to listen on have modules of their own.
 """
 
 import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 
+from extproc.config.discovery_check import find_discovery_faults, find_discovery_warnings
 from extproc.config.endpoints import eds_file
 from extproc.config.fault import Fault, closest, did_you_mean, shown
 from extproc.config.files import file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
+from extproc.config.plugin_list import find_plugin_faults
+from extproc.config.plugins import PluginNames, no_plugins
 from extproc.config.policy_check import find_policy_faults, find_policy_warnings
 from extproc.config.server import MIB
 from extproc.config.settings import Settings
@@ -37,22 +40,25 @@ ENGINE_KEEP_ALIVE_SECS = 5.0
 """After this vLLM closes an idle connection; a request sent at that moment is lost."""
 
 
-def check_settings(settings: Settings, *, policies: Collection[str]) -> None:
+def check_settings(settings: Settings, *, policies: Collection[str], plugin_names: PluginNames = no_plugins) -> None:
     """Raise :class:`ConfigurationError` with everything that is wrong with the settings as a whole.
 
-    ``policies`` are the names that ``routing.policy`` may have. Looks at the files that settings name, without
-    reading them.
+    ``policies`` are the names that ``routing.policy`` may have, ``plugin_names`` those of the installed plugins. Looks
+    at the files that settings name, without reading them.
     """
     faults = [
-        *find_faults(settings, policies=policies),
+        *find_faults(settings, policies=policies, plugin_names=plugin_names),
         *find_worker_faults(settings.workers),
         *find_model_faults(settings.models),
+        *find_plugin_faults(settings.plugins, plugin_names=plugin_names),
     ]
     if faults:
         raise ConfigurationError([str(fault) for fault in faults])
 
 
-def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]:
+def find_faults(
+    settings: Settings, *, policies: Collection[str], plugin_names: PluginNames = no_plugins
+) -> list[Fault]:
     """Return what is wrong besides the lists."""
     return [
         *find_listen_faults(settings),
@@ -64,6 +70,7 @@ def find_faults(settings: Settings, *, policies: Collection[str]) -> list[Fault]
         *_fleet(settings),
         *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
+        *find_discovery_faults(settings.discovery, plugin_names=plugin_names),
     ]
 
 
@@ -82,6 +89,7 @@ def find_warnings(settings: Settings) -> list[str]:
         ]
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
+    warnings += find_discovery_warnings(settings.discovery)
     warnings += find_policy_warnings(settings)
     warnings += _unknown_models(settings)
     return [str(warning) for warning in warnings]
@@ -92,12 +100,14 @@ def _unknown_models(settings: Settings) -> list[Fault]:
     if not settings.models:
         return []
     known = {name for spec in settings.models for name in names_of(spec)}
+    served = {f"workers[{index}].models": worker.models for index, worker in enumerate(settings.workers)}
+    served["discovery.dns_models"] = settings.discovery.dns_models
     warnings = []
-    for index, worker in enumerate(settings.workers):
-        for position, name in enumerate(worker.models):
+    for path, names in served.items():
+        for position, name in enumerate(names):
             if name not in known:
                 words = f"{shown(name)} is no name of one of the `models`, so it is routed without tokens"
-                warnings.append(Fault(f"workers[{index}].models[{position}]", words))
+                warnings.append(Fault(f"{path}[{position}]", words))
                 known.add(name)
     return warnings
 
@@ -139,7 +149,7 @@ def _tls(settings: Settings) -> list[Fault]:
 def _sizes_and_times(settings: Settings) -> list[Fault]:
     server, supervisor, envoy = settings.server, settings.supervisor, settings.envoy
     least_message = server.max_body_bytes + HEADERS_ROOM_BYTES
-    least_timeout = MIN_MESSAGE_TIMEOUT_RATIO * server.decision_timeout_secs
+    least_timeout = MIN_MESSAGE_TIMEOUT_RATIO * server.decision_timeout_secs + settings.admission.max_wait_secs
     rules = (
         (
             server.max_message_bytes >= least_message,
@@ -153,8 +163,9 @@ def _sizes_and_times(settings: Settings) -> list[Fault]:
             envoy.message_timeout_secs >= least_timeout,
             Fault(
                 "envoy.message_timeout_secs",
-                f"must be at least {least_timeout:g}: {MIN_MESSAGE_TIMEOUT_RATIO} times `server.decision_timeout_secs`",
-                ("server.decision_timeout_secs",),
+                f"must be at least {least_timeout:g}: {MIN_MESSAGE_TIMEOUT_RATIO} times `server.decision_timeout_secs` "
+                "and `admission.max_wait_secs`",
+                ("server.decision_timeout_secs", "admission.max_wait_secs"),
             ),
         ),
         (
@@ -186,12 +197,12 @@ def _sizes_and_times(settings: Settings) -> list[Fault]:
 
 
 def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
-    policy = settings.routing.policy
-    if policy in policies:
-        return []
-    known = ", ".join(f"`{name}`" for name in sorted(policies))
-    words = f"unknown policy {shown(policy)}, known are {known}{did_you_mean(closest(policy, policies))}"
-    return [Fault("routing.policy", words)]
+    routing = settings.routing
+    named = [("routing.policy", routing.policy)]
+    named += [("routing.shadow_policy", routing.shadow_policy)] if routing.shadow_policy else []
+    named += [(f"routing.override_policies[{index}]", name) for index, name in enumerate(routing.override_policies)]
+    named += [(f"models[{index}].policy", spec.policy) for index, spec in enumerate(settings.models) if spec.policy]
+    return [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
 
 
 def _fleet(settings: Settings) -> list[Fault]:
@@ -208,6 +219,11 @@ def _fleet(settings: Settings) -> list[Fault]:
         words = "must be at least twice `fleet.load_interval_secs`"
         faults.append(Fault("fleet.load_stale_secs", words, ("fleet.load_interval_secs",)))
     return faults
+
+
+def _unknown_policy(name: str, policies: Collection[str]) -> str:
+    known = ", ".join(f"`{policy}`" for policy in sorted(policies))
+    return f"unknown policy {shown(name)}, known are {known}{did_you_mean(closest(name, policies))}"
 
 
 def _tokens(settings: Settings) -> list[Fault]:

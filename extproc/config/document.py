@@ -1,4 +1,4 @@
-"""The configuration file as plain data: YAML without its surprises.
+"""The configuration file as plain data: YAML without its surprises, or JSON.
 
 The loader understands mappings, lists, text, whole numbers, decimal numbers, ``true``, ``false`` and nothing else.
 ``on``, ``off``, ``yes``, ``no``, dates and ``1:30`` are text, where YAML 1.1 has booleans, dates and base 60: the file
@@ -6,6 +6,7 @@ says ``tls: off`` and means the word. Merge keys and language tags are not under
 in memory or make objects.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -106,7 +107,8 @@ class _Loader(yaml.SafeLoader):
 def read_document(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Read a configuration file; return its top-level mapping and its faults, each starting with the file's name.
 
-    A file that cannot be read at all gives an empty mapping and at least one fault.
+    A file whose name ends in ``.json`` is read as JSON, any other as YAML (which has most of JSON in it). A file that
+    cannot be read at all gives an empty mapping and at least one fault.
     """
     try:
         with path.open("rb") as file:
@@ -120,7 +122,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], list[str]]:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return {}, [f"{path}: not UTF-8 text (byte {error.start:,})"]
-    document, faults = parse_document(text)
+    document, faults = (parse_json if path.suffix == ".json" else parse_document)(text)
     return document, [f"{path}: {fault}" for fault in faults]
 
 
@@ -141,6 +143,32 @@ def parse_document(text: str) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(document, dict):
         return {}, [*loader.faults, "must be a mapping of groups"]
     return document, loader.faults
+
+
+def parse_json(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Parse the text of a file in JSON; returns what :func:`read_document` does."""
+    faults: list[str] = []
+
+    def take(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        mapping: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in mapping and len(faults) < MAX_FAULTS:
+                faults.append(f"duplicate key `{bare(key)}`")
+            mapping[key] = value
+        return mapping
+
+    def refuse(word: str) -> None:
+        raise ValueError(f"{word} is not JSON")
+
+    try:
+        document = json.loads(text, object_pairs_hook=take, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        return {}, [*faults, f"line {error.lineno}, column {error.colno}: {error.msg}"]
+    except (ValueError, RecursionError) as error:
+        return {}, [*faults, "nested too deeply" if isinstance(error, RecursionError) else str(error)]
+    if not isinstance(document, dict):
+        return {}, [*faults, "must be an object of groups"]
+    return document, faults
 
 
 def _place(mark: yaml.Mark | None) -> str:

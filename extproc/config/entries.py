@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import msgspec
+
 from extproc.config.catalogue import Entry, fields_of
 from extproc.config.convert import from_file
 from extproc.config.fault import Fault, shown, unknown_keys
@@ -47,6 +49,15 @@ def too_many(path: str, items: Sequence[object], most: int) -> list[Fault]:
 def model_name_problem(name: str) -> str:
     """Return what is wrong with the name of a model by itself, or nothing."""
     return "" if 0 < len(name) <= MAX_MODEL_NAME_LENGTH else f"must be 1 to {MAX_MODEL_NAME_LENGTH} characters long"
+
+
+def is_json_object(text: str) -> bool:
+    """Whether ``text`` is one JSON object."""
+    try:
+        msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def _read_entry(path: str, item: dict[str, Any], known: dict[str, Entry]) -> tuple[dict[str, Any], list[Fault]]:

@@ -17,14 +17,17 @@ class WorkerSpec:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetSettings:
-    """Settings of discovery, of health probes and of the reading of loads."""
+    """Settings of health probes, of the reading of loads, of breakers, and of workers that leave."""
 
     reload_interval_secs: float = setting(
-        0.5, "How often the configuration file is checked for changed `workers` or `models`.", unit="seconds", low=0.05
+        0.5,
+        "How often the configuration file (its `workers` and `models`) and `discovery.file` are checked for a change.",
+        unit="seconds",
+        low=0.05,
     )
     health_path: str = setting("/health", "Path of the health probe; any 2xx answer is healthy.")
     health_interval_secs: float = setting(1.0, "Time between two probes of a worker.", unit="seconds", low=0.05)
-    health_timeout_secs: float = setting(1.0, "A probe that takes longer has failed.", unit="seconds", low=0.05)
+    health_timeout_secs: float = setting(0.75, "A probe that takes longer has failed.", unit="seconds", low=0.05)
     unhealthy_threshold: int = setting(2, "Failed probes in a row that take a worker out.", unit="probes", low=1)
     healthy_threshold: int = setting(1, "Good probes in a row that bring it back.", unit="probes", low=1)
     load_path: str = setting("/metrics", "Path of a worker's metrics, from which the load of its engine is read.")
@@ -66,7 +69,4 @@ class FleetSettings:
         unit="seconds",
         low=0.1,
         high=3600,
-    )
-    load_stale_secs: float = setting(
-        5.0, "What an engine said of its load is not used when it is older than this.", unit="seconds", low=0.05
     )

@@ -17,12 +17,17 @@ from extproc.config.fault import Fault, bare, closest, did_you_mean, shown, unkn
 from extproc.config.fleet import WorkerSpec
 from extproc.config.model_list import read_models
 from extproc.config.models import ModelSpec
+from extproc.config.plugin_list import read_plugins
+from extproc.config.plugins import PluginNames, PluginSpec, no_plugins
 from extproc.config.settings import Settings
 from extproc.config.workers import read_workers
 from extproc.errors import ConfigurationError
 
 WORKERS = "workers"
 MODELS = "models"
+PLUGINS = "plugins"
+LISTS = (WORKERS, MODELS, PLUGINS)
+"""What the file has besides the groups."""
 
 
 class Lists(NamedTuple):
@@ -39,23 +44,28 @@ def load_settings(path: Path | None, *, environ: Mapping[str, str], flags: Mappi
     checked by :func:`load_checked_settings` or :func:`extproc.config.check.check_settings`. Raises
     :class:`ConfigurationError`.
     """
-    reading = _read(path, environ, flags)
+    reading = _read(path, environ, flags, plugin_names=None)
     if reading.faults:
         raise ConfigurationError(reading.faults)
     return reading.settings()
 
 
 def load_checked_settings(
-    path: Path | None, *, environ: Mapping[str, str], flags: Mapping[str, str], policies: Collection[str]
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str],
+    policies: Collection[str],
+    plugin_names: PluginNames = no_plugins,
 ) -> Settings:
     """Read, convert and check the settings, so that one :class:`ConfigurationError` holds every fault of every kind.
 
-    ``policies`` are the names that ``routing.policy`` may have. A check that depends on a setting which could not be
-    read is left out.
+    ``policies`` are the names that ``routing.policy`` may have, ``plugin_names`` those of the installed plugins. A
+    check that depends on a setting which could not be read is left out.
     """
-    reading = _read(path, environ, flags)
+    reading = _read(path, environ, flags, plugin_names=plugin_names)
     settings = reading.settings()
-    for fault in find_faults(settings, policies=policies):
+    for fault in find_faults(settings, policies=policies, plugin_names=plugin_names):
         if not reading.unreadable.intersection((fault.path, *fault.involves)):
             reading.faults.append(f"{reading.sources.get(fault.path, fault.path)}: {fault.message}")
     if reading.faults:
@@ -63,16 +73,16 @@ def load_checked_settings(
     return settings
 
 
-def load_lists(path: Path) -> Lists:
+def load_lists(path: Path, *, workers_required: bool = True) -> Lists:
     """Read only the workers and models of a file that is in use; raises :class:`ConfigurationError`.
 
     The workers must be there, if only as ``workers: []``, and no top-level key may be unknown: a file that is caught
-    half written, or a slip of the pen, must not empty the fleet. What the groups hold is not looked at.
+    half written, or a slip of the pen, must not empty the fleet. What the groups and plugins hold is not looked at.
     """
     document, faults = read_document(path)
     if not faults:
-        faults += map(str, unknown_keys("", document, [*groups(), WORKERS, MODELS]))
-        if WORKERS not in document:
+        faults += map(str, unknown_keys("", document, [*groups(), *LISTS]))
+        if workers_required and WORKERS not in document:
             faults.append(f"{WORKERS}: is missing; write `{WORKERS}: []` for none")
     lists, list_faults = _read_lists(document)
     faults += map(str, list_faults)
@@ -93,6 +103,7 @@ class _Reading:
 
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     lists: Lists = dataclasses.field(default_factory=Lists)
+    plugins: tuple[PluginSpec, ...] = ()
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
     unreadable: set[str] = dataclasses.field(default_factory=set)
     faults: list[str] = dataclasses.field(default_factory=list)
@@ -104,7 +115,7 @@ class _Reading:
             group, name = path.split(".")
             grouped.setdefault(group, {})[name] = value
         made = {name: group(**grouped.get(name, {})) for name, group in groups().items()}
-        return Settings(**made, **self.lists._asdict())
+        return Settings(**made, **self.lists._asdict(), plugins=self.plugins)
 
     def take_text(self, source: str, entry: Entry, text: str) -> None:
         """Take a value from an environment variable or a flag."""
@@ -116,20 +127,22 @@ class _Reading:
             self.faults.append(f"{source}: {error}")
 
 
-def _read(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str]) -> _Reading:
+def _read(
+    path: Path | None, environ: Mapping[str, str], flags: Mapping[str, str], *, plugin_names: PluginNames | None
+) -> _Reading:
     reading = _Reading()
     if path is not None:
         document, reading.faults = read_document(path)
         if reading.faults and not document:
             reading.unreadable.update(entries())
-        _take_document(document, reading)
+        _take_document(document, reading, plugin_names)
     _take_environment(environ, reading)
     _take_flags(flags, reading)
     return reading
 
 
-def _take_document(document: dict[str, Any], reading: _Reading) -> None:
-    faults = unknown_keys("", document, [*groups(), WORKERS, MODELS], elsewhere=_homes())
+def _take_document(document: dict[str, Any], reading: _Reading, plugin_names: PluginNames | None) -> None:
+    faults = unknown_keys("", document, [*groups(), *LISTS], elsewhere=_homes())
     for name in groups():
         group = document.get(name)
         if isinstance(group, dict):
@@ -137,7 +150,8 @@ def _take_document(document: dict[str, Any], reading: _Reading) -> None:
         elif group is not None:
             faults.append(Fault(name, f"must be a mapping of settings, not {shown(group)}"))
     reading.lists, list_faults = _read_lists(document)
-    reading.faults += map(str, faults + list_faults)
+    reading.plugins, plugin_faults = read_plugins(document.get(PLUGINS, []), plugin_names=plugin_names)
+    reading.faults += map(str, faults + list_faults + plugin_faults)
 
 
 def _take_group(name: str, group: dict[str, Any], reading: _Reading) -> list[Fault]:
@@ -161,7 +175,7 @@ def _homes() -> dict[str, str]:
 
 def _take_environment(environ: Mapping[str, str], reading: _Reading) -> None:
     known = {entry.environment_name: entry for entry in entries().values()}
-    in_file_only = {ENVIRONMENT_PREFIX + name.upper(): name for name in (WORKERS, MODELS)}
+    in_file_only = {ENVIRONMENT_PREFIX + name.upper(): name for name in LISTS}
     reserved = tuple(f"{ENVIRONMENT_PREFIX}{name.upper()}_" for name in groups())
     for variable in sorted(environ):
         if variable in known:

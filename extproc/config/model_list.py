@@ -6,9 +6,7 @@ can be used is found out when it is loaded: one model that cannot be must not ke
 
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
-from extproc.config.entries import model_name_problem, read_entries, too_many
+from extproc.config.entries import is_json_object, model_name_problem, read_entries, too_many
 from extproc.config.fault import Fault, shown
 from extproc.config.files import file_problem
 from extproc.config.models import ModelSpec
@@ -46,7 +44,7 @@ def _model_faults(models: Iterable[tuple[int, ModelSpec]]) -> list[Fault]:
         if spec.chat_template_file and (problem := file_problem(spec.chat_template_file)):
             faults.append(Fault(f"{path}.chat_template_file", problem))
         kwargs = spec.default_chat_template_kwargs
-        if kwargs and not _is_json_object(kwargs):
+        if kwargs and not is_json_object(kwargs):
             faults.append(Fault(f"{path}.default_chat_template_kwargs", f"must be a JSON object; is {shown(kwargs)}"))
     return faults
 
@@ -76,11 +74,3 @@ def _roles(spec: ModelSpec) -> Iterator[tuple[str, str, str]]:
         yield f"aliases[{index}]", alias, "an alias"
     for index, adapter in enumerate(spec.lora_adapters):
         yield f"lora_adapters[{index}]", adapter, "an adapter"
-
-
-def _is_json_object(text: str) -> bool:
-    try:
-        msgspec.json.decode(text, type=dict[str, object])
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True

@@ -76,10 +76,10 @@ class CacheAwareSettings:
         0.3, "Share of the prompt that a worker must hold for affinity to count.", low=0, high=1
     )
     balance_abs_threshold: float = setting(
-        64, "A worker over the mean by more requests than this, and", unit="requests", low=0
+        64, "How many requests over the mean are too many, where the share is reached too.", unit="requests", low=0
     )
     balance_rel_threshold: float = setting(
-        1.5, "by more than this many times the mean, gives way to the least loaded.", low=1
+        1.5, "How many times the mean are too many; a worker with too many gives way to the least loaded.", low=1
     )
 
 
@@ -91,12 +91,12 @@ class BucketSettings:
         5.0, "How often the ranges of prompt lengths are learned anew.", unit="seconds", low=0.05
     )
     balance_abs_threshold: int = setting(
-        64, "Workers are out of balance when what they were sent differs by more than so many mean requests, and",
+        64, "How far what workers were sent may differ, where the share is reached too, in requests of mean length.",
         unit="requests",
         low=0,
     )  # fmt: skip
     balance_rel_threshold: float = setting(
-        1.5, "the most is more than this many times the least; the worker that got least is chosen then.", low=1
+        1.5, "How many times the least the most may be; else the worker that was sent least is chosen.", low=1
     )
 
 
@@ -135,10 +135,13 @@ class PrefixHashSettings:
         256, "Leading tokens that are the key; of a text, four times as many bytes.", unit="tokens", low=1
     )
     load_factor: float = setting(
-        1.25, "The ring's worker is taken if its load is at most this many times the mean, or", low=1
+        1.25, "The ring's worker is taken if its requests are at most this many times the mean.", low=1
     )
     balance_abs_threshold: int = setting(
-        10, "at most so many requests over the mean; else the next on the ring that is.", unit="requests", low=0
+        10,
+        "It is also taken with so many requests over the mean; else the next on the ring that may be.",
+        unit="requests",
+        low=0,
     )
 
 

@@ -12,6 +12,8 @@ from extproc.config.convert import type_name
 from extproc.config.fleet import WorkerSpec
 from extproc.config.model_list import MAX_MODELS, MAX_OTHER_NAMES
 from extproc.config.models import ModelSpec
+from extproc.config.plugin_list import MAX_PLUGINS
+from extproc.config.plugins import PluginSpec
 from extproc.config.workers import MAX_MODELS_OF_WORKER, MAX_WORKERS
 
 PAGE = Path(__file__).with_name("README.md")
@@ -21,8 +23,8 @@ _INTRODUCTION = """\
 
 # Settings
 
-One YAML file with a section for every group below, and the lists `workers` and `models`. Everything has a
-default, so the smallest useful file is
+One YAML file (or JSON, when its name ends in `.json`) with a section for every group below, and the lists `workers`,
+`models` and `plugins`. Everything has a default, so the smallest useful file is
 
 ```yaml
 workers:
@@ -31,8 +33,8 @@ workers:
 ```
 
 A setting can be given in four ways; each overrides the one before: its default, the file, the environment
-(`EXTPROC_SERVER_MAX_STREAMS=500`), a flag (`--server.max-streams 500`). Workers and models are set in the file only,
-and changes to them there are taken over while the service runs.
+(`EXTPROC_SERVER_MAX_STREAMS=500`), a flag (`--server.max-streams 500`). The lists are set in the file only; changes to
+workers and models there are taken over while the service runs.
 
 `extproc check -c FILE` reports everything that is wrong with a configuration. Unknown names are faults. Nothing is
 converted in silence: a quoted number is text, `true` and `false` are the only truth values, and words such as `off` are
@@ -46,11 +48,12 @@ def render() -> str:
     for name, group in groups().items():
         parts.append(f"## `{name}`\n\n{_first_line(group)}\n")
         parts.append(_table(fields_of(group, prefix=f"{name}.").values(), environment=True))
-    for name, kind, most, rest in (
-        ("workers", WorkerSpec, MAX_WORKERS, f"at most {MAX_MODELS_OF_WORKER} models each"),
-        ("models", ModelSpec, MAX_MODELS, f"at most {MAX_OTHER_NAMES} aliases and adapters each"),
+    for name, kind, most in (
+        ("workers", WorkerSpec, f"{MAX_WORKERS:,} entries, with at most {MAX_MODELS_OF_WORKER} models each"),
+        ("models", ModelSpec, f"{MAX_MODELS:,} entries, with at most {MAX_OTHER_NAMES} aliases and adapters each"),
+        ("plugins", PluginSpec, f"{MAX_PLUGINS:,} entries"),
     ):
-        parts.append(f"## `{name}`\n\n{_first_line(kind)} At most {most:,} entries, with {rest}.\n")
+        parts.append(f"## `{name}`\n\n{_first_line(kind)} At most {most}.\n")
         parts.append(_table(fields_of(kind).values(), environment=False))
     return "\n".join(parts)
 

@@ -5,9 +5,11 @@ import dataclasses
 from extproc.config.admin import AdminSettings
 from extproc.config.admission import AdmissionSettings
 from extproc.config.dataplane import EnvoySettings
+from extproc.config.discovery import DiscoverySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
 from extproc.config.hooks import HookSettings
 from extproc.config.models import ModelSpec
+from extproc.config.plugins import PluginSpec
 from extproc.config.policies import (
     BucketSettings,
     CacheAwareSettings,
@@ -33,6 +35,7 @@ class Settings:
     supervisor: SupervisorSettings = dataclasses.field(default_factory=SupervisorSettings)
     admin: AdminSettings = dataclasses.field(default_factory=AdminSettings)
     fleet: FleetSettings = dataclasses.field(default_factory=FleetSettings)
+    discovery: DiscoverySettings = dataclasses.field(default_factory=DiscoverySettings)
     routing: RoutingSettings = dataclasses.field(default_factory=RoutingSettings)
     admission: AdmissionSettings = dataclasses.field(default_factory=AdmissionSettings)
     hooks: HookSettings = dataclasses.field(default_factory=HookSettings)
@@ -48,6 +51,7 @@ class Settings:
     telemetry: TelemetrySettings = dataclasses.field(default_factory=TelemetrySettings)
     workers: tuple[WorkerSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()
+    plugins: tuple[PluginSpec, ...] = ()
 
     @property
     def policy_parameters(self) -> PolicyParameters:

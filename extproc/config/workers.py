@@ -17,6 +17,8 @@ from extproc.config.fleet import WorkerSpec
 MAX_WORKERS = 1024
 MAX_MODELS_OF_WORKER = 64
 
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
 _ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
 
@@ -29,6 +31,28 @@ def read_workers(value: object) -> tuple[tuple[WorkerSpec, ...], list[Fault]]:
 def find_worker_faults(workers: tuple[WorkerSpec, ...]) -> list[Fault]:
     """Check entries that were made by other means than :func:`read_workers`."""
     return too_many("workers", workers, MAX_WORKERS) or _worker_faults(enumerate(workers))
+
+
+def worker_address(ip: IpAddress, port: int) -> str | None:
+    """Return the address of a worker in the form required here, or None when Envoy cannot connect there."""
+    if not port or ip.is_unspecified or ip.is_multicast or "%" in str(ip):
+        return None
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004 - the version of IP
+    return str(TcpAddress(socket.inet_ntop(family, ip.packed), port))
+
+
+def find_model_name_faults(path: str, models: tuple[str, ...]) -> list[Fault]:
+    """Return what is wrong with the list, at ``path``, of the models that a worker serves."""
+    if faults := too_many(path, models, MAX_MODELS_OF_WORKER):
+        return faults
+    faults = [
+        Fault(f"{path}[{index}]", problem)
+        for index, model in enumerate(models)
+        if (problem := model_name_problem(model))
+    ]
+    if len(set(models)) < len(models):
+        faults.append(Fault(path, "names a model twice"))
+    return faults
 
 
 def _worker_faults(workers: Iterable[tuple[int, WorkerSpec]]) -> list[Fault]:
@@ -46,7 +70,7 @@ def _worker_faults(workers: Iterable[tuple[int, WorkerSpec]]) -> list[Fault]:
             faults.append(Fault(f"{path}.id", "must be 1 to 128 letters, digits and `. _ : / -`"))
         elif spec.id and (problem := _taken(names, spec.id, index, "is also that of")):
             faults.append(Fault(f"{path}.id", problem))
-        faults += _model_faults(f"{path}.models", spec.models)
+        faults += find_model_name_faults(f"{path}.models", spec.models)
     return faults
 
 
@@ -66,21 +90,7 @@ def _address_problem(address: str) -> str:
     except ValueError:
         return f"must be `IP:PORT` with an IP address, not a name; is {shown(address)}"
     assert isinstance(parsed, TcpAddress)
-    if not parsed.port or ip.is_unspecified or ip.is_multicast or "%" in parsed.host:
+    canonical = worker_address(ip, parsed.port)
+    if canonical is None:
         return f"must be an address and a port that Envoy can connect to; is {shown(address)}"
-    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6  # noqa: PLR2004 - the version of IP
-    canonical = str(TcpAddress(socket.inet_ntop(family, ip.packed), parsed.port))
     return "" if canonical == address else f"must be written `{canonical}`, as Envoy prints it; is {shown(address)}"
-
-
-def _model_faults(path: str, models: tuple[str, ...]) -> list[Fault]:
-    if faults := too_many(path, models, MAX_MODELS_OF_WORKER):
-        return faults
-    faults = [
-        Fault(f"{path}[{index}]", problem)
-        for index, model in enumerate(models)
-        if (problem := model_name_problem(model))
-    ]
-    if len(set(models)) < len(models):
-        faults.append(Fault(path, "names a model twice"))
-    return faults

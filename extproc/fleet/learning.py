@@ -6,8 +6,9 @@ The time to the first byte of an answer is taken to be::
 
 Each answer corrects the number that it says most about: a short prompt at an idle worker the first, a long one at an
 idle worker the second, one at a busy worker the third. Rates that the engine itself reports go before what is learned
-here. For an answer that is not streamed the first byte comes with the last, so ``request_secs`` then holds what a
-request adds to the whole answer: which is what its client waits for.
+here. Only answers that are not streamed teach, as the headers of a streamed one come before its first token; their
+first byte comes with the last, so ``request_secs`` holds what a request adds to a whole answer: which is what its
+client waits for.
 """
 
 import numpy as np
@@ -32,11 +33,11 @@ class SpeedLearner:
         self._table = table
 
     def first_byte(
-        self, slot: int, *, uncached_tokens: int, ahead: int, elapsed_secs: float, queued_tokens: int = 0
+        self, slot: int, *, uncached_tokens: int, ahead: int, elapsed_secs: float, ahead_tokens: int = 0
     ) -> None:
         """Learn from the first byte of an answer.
 
-        When it was sent there, so many requests were ``ahead`` of it, and ``queued_tokens`` of theirs still to compute.
+        When it was sent there, so many requests were ``ahead`` of it, and ``ahead_tokens`` of theirs still to compute.
         """
         if not 0 <= elapsed_secs <= MAX_SECS:
             return
@@ -47,7 +48,7 @@ class SpeedLearner:
             elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs:
                 self._learn_rate(slot, uncached_tokens / (elapsed_secs - lone_secs))
             return
-        own_secs = lone_secs + (uncached_tokens + queued_tokens) / self._rate(slot)
+        own_secs = lone_secs + (uncached_tokens + ahead_tokens) / self.prefill_rate(slot)
         request_secs = min(max((elapsed_secs - own_secs) / ahead, MIN_REQUEST_SECS), MAX_REQUEST_SECS)
         self._learn(slot, Outcome.REQUEST_SECS, request_secs, first=FIRST_REQUEST_SECS)
 
@@ -63,9 +64,10 @@ class SpeedLearner:
     def first_byte_secs(self, slot: int, *, uncached_tokens: int, ahead: int) -> float:
         """How long the first byte takes."""
         request_secs = self._number(slot, Outcome.REQUEST_SECS) or FIRST_REQUEST_SECS
-        return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self._rate(slot) + ahead * request_secs
+        return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self.prefill_rate(slot) + ahead * request_secs
 
-    def _rate(self, slot: int) -> float:
+    def prefill_rate(self, slot: int) -> float:
+        """Prompt tokens that a worker computes in a second: as it reports, as answers tell, or a first guess."""
         reported = float(self._table.engines[slot, Engine.PREFILL_RATE])
         return reported or self._known(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
 

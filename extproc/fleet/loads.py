@@ -119,12 +119,13 @@ class FleetLoads:
         table = self._table
         slot = candidates.workers[position].slot
         now = self._clock()
+        requests, prefill_tokens = table.at(slot)
         scraped_at, kv_usage, elsewhere = table.engines[slot].take(_GAUGES).tolist()
         told = float(now - scraped_at <= self._stale_secs)
         speeds = self._speeds_of(candidates, now)
         return Load(
-            requests=table.total_at(Quantity.REQUESTS, slot) + elsewhere * told,
-            prefill_tokens=float(table.total_at(Quantity.PREFILL_TOKENS, slot)),
+            requests=requests + elsewhere * told,
+            prefill_tokens=float(prefill_tokens),
             kv_usage=min(kv_usage * told, MAX_KV_USAGE),
             told=told,
             prefill_rate=float(speeds.prefill_rate[position]),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from extproc.config.fleet import FleetSettings, WorkerSpec
 from extproc.fleet.health.tracker import HealthTracker
+from extproc.fleet.load.engine_load import LoraState
 from extproc.fleet.worker import Fleet, Worker, WorkerKey, WorkerState
 
 IDLE_LOOKS_BEFORE_GONE = 2
@@ -23,6 +24,7 @@ class _Entry:
     state: WorkerState
     unwanted_since: float = 0.0
     idle_looks: int = 0
+    lora: LoraState | None = None
 
 
 class FleetRegistry:
@@ -58,7 +60,13 @@ class FleetRegistry:
         for worker in restored.workers if restored is not None else ():
             health = self._tracker(healthy=worker.healthy, on_trial=False)
             self._entries[worker.key] = _Entry(
-                worker.key, worker.slot, worker.models, health, wanted=worker.state, state=worker.state
+                worker.key,
+                worker.slot,
+                worker.models,
+                health,
+                wanted=worker.state,
+                state=worker.state,
+                lora=worker.lora,
             )
 
     def adopt(self, specs: Sequence[WorkerSpec], *, now: float, in_flight: Sequence[int]) -> None:
@@ -79,6 +87,13 @@ class FleetRegistry:
         entry = self._entries.get(key)
         if entry is not None and entry.health.record(good=good):
             self._begin_drains(now)
+            self._published = None
+
+    def note_lora(self, key: WorkerKey, lora: LoraState | None) -> None:
+        """Take what an engine says of its adapters; of a worker that is gone it is ignored."""
+        entry = self._entries.get(key)
+        if entry is not None and entry.lora != lora:
+            entry.lora = lora
             self._published = None
 
     def look(self, *, now: float, in_flight: Sequence[int]) -> None:
@@ -116,6 +131,7 @@ class FleetRegistry:
                     models=entry.models,
                     state=entry.state,
                     healthy=entry.health.healthy,
+                    lora=entry.lora,
                 )
                 for _, entry in sorted(self._entries.items())
             )

@@ -167,7 +167,8 @@ def best_prepared(workers: tuple[Worker, ...], adapter: str) -> tuple[Worker, ..
             return 1
         if adapter in worker.lora.running:
             return 0
-        if worker.lora.has_room:
+        in_use = {*worker.lora.running, *worker.lora.waiting}
+        if len(in_use) < worker.lora.max_adapters or not worker.lora.max_adapters:
             return 1
         return 2 if adapter in worker.lora.waiting else 3
 

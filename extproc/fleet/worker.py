@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from extproc.config.models import ModelSpec
+from extproc.fleet.load.engine_load import LoraState
 
 WorkerState = Literal["active", "draining"]
 
@@ -14,19 +15,6 @@ class WorkerKey(NamedTuple):
 
     id: str
     address: str
-
-
-class LoraState(msgspec.Struct, frozen=True, kw_only=True):
-    """The LoRA adapters of an engine: how many fit at once, those in use, and those that wait for a place."""
-
-    max_adapters: int
-    running: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another adapter can be loaded without displacing one in use."""
-        return len({*self.running, *self.waiting}) < self.max_adapters
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from pathlib import Path
 from time import monotonic
@@ -15,26 +15,33 @@ import uvloop
 from extproc.admin.app import AdminServer
 from extproc.admin.metrics import service_registry
 from extproc.config.endpoints import eds_file
-from extproc.config.load import Lists, load_lists
+from extproc.config.fleet import WorkerSpec
+from extproc.config.load import Lists
 from extproc.config.settings import Settings
 from extproc.dataplane.eds import EndpointFile
-from extproc.fleet.discovery.file import FileSource
+from extproc.fleet.discovery.merged import MergedSource
+from extproc.fleet.discovery.registry import build_sources
 from extproc.fleet.health.prober import HealthProber
+from extproc.fleet.load.engine_load import EngineLoad
+from extproc.fleet.load.scraper import LoadScraper
 from extproc.fleet.registry import FleetRegistry
-from extproc.fleet.worker import Fleet
+from extproc.fleet.worker import Fleet, WorkerKey
+from extproc.index.prefix_index import PrefixIndex
 from extproc.models.shelf import ModelShelf
+from extproc.observer.engine_rows import EngineRows
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
 from extproc.observer.state import SharedState
 from extproc.observer.tokens import ObservedTokens
 from extproc.shm.fleet import FleetDocument
+from extproc.shm.layout import Part
 from extproc.shm.processes import ProcessTable
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
 from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
-from extproc.telemetry.metrics import Metrics, TokenMetrics
+from extproc.telemetry.metrics import DiscoveryMetrics, Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -55,6 +62,20 @@ class ObserverProcess:
             random=random.Random(),  # noqa: S311 - spreads probes, keeps no secret
             on_result=lambda key, good: self._observer.take_result(key, good),  # noqa: PLW0108 - it is made below
         )
+        prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=monotonic)
+        self._engines = EngineRows(
+            table=table,
+            prefixes=prefixes,
+            worker_of=lambda key: self._observer.worker_of(key),  # noqa: PLW0108 - it is made below
+            models=lambda: self._observer.models(),  # noqa: PLW0108
+            clock=monotonic,
+        )
+        self._scraper = LoadScraper(
+            settings=settings.fleet,
+            metrics=metrics,
+            random=random.Random(),  # noqa: S311 - spreads readings, keeps no secret
+            on_load=self._take_load,
+        )
         self._observer = Observer(
             registry=registry,
             publisher=Publisher(
@@ -64,16 +85,13 @@ class ObserverProcess:
                 before=restored,
             ),
             in_flight=table.in_flight,
-            watch=self._prober.watch,
+            watch=self._watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
+            engines=self._engines,
         )
-        self._source = FileSource(
-            path=config_file,
-            interval_secs=settings.fleet.reload_interval_secs,
-            load=load_lists,
-            metrics=metrics,
-        )
+        known = Lists(settings.workers, settings.models) if restored is None else lists_of(restored)
+        self._source = discover(settings, config_file=config_file, known=known, metrics=metrics)
         store = TokenStore.of_segment(segment)
         state = SharedState(
             document=document,
@@ -93,8 +111,17 @@ class ObserverProcess:
             ),
         )
         if restored is None:
-            # Checked when the service started, so routers need not wait for the file to be read again.
-            self._observer.take_lists(Lists(settings.workers, settings.models))
+            # Checked when the service started, so routers need not wait for any source.
+            self._observer.take_lists(known)
+
+    def _watch(self, workers: Collection[WorkerKey]) -> None:
+        self._prober.watch(workers)
+        self._scraper.watch(workers)
+
+    def _take_load(self, key: WorkerKey, load: EngineLoad | None) -> None:
+        self._engines.take(key, load)
+        if load is not None:
+            self._observer.take_lora(key, load.lora)
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
         """Observe until ``stop`` is set; calls ``ready`` once the fleet is published and the admin port is open.
@@ -104,6 +131,7 @@ class ObserverProcess:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._prober.close)
+            stack.push_async_callback(self._scraper.close)
             self._observer.publish()
             address = await self._admin.start()
             stack.push_async_callback(self._admin.close)
@@ -142,6 +170,35 @@ async def _observe(boot: ChildBoot) -> int:
         )
         await process.run(stop=life.stop, ready=life.ready)
     return 0
+
+
+def discover(settings: Settings, *, config_file: Path, known: Lists, metrics: Metrics) -> MergedSource:
+    """Return the source of everything that is configured; ``known`` are the lists in use until it reports."""
+    discovery_metrics = DiscoveryMetrics()
+    sources = build_sources(
+        discovery=settings.discovery,
+        plugins=settings.plugins,
+        config_file=config_file,
+        reload_interval_secs=settings.fleet.reload_interval_secs,
+        workers_required=bool(settings.workers),
+        metrics=metrics,
+        discovery_metrics=discovery_metrics,
+    )
+    return MergedSource(
+        sources=sources,
+        known=known,
+        first_report_timeout_secs=settings.discovery.first_report_timeout_secs,
+        metrics=discovery_metrics,
+    )
+
+
+def lists_of(fleet: Fleet) -> Lists:
+    """Return the lists that a fleet would come from; workers that leave come last, and leave on."""
+    workers = [
+        WorkerSpec(address=found.address, id=found.id, models=found.models, draining=found.state == "draining")
+        for found in sorted(fleet.workers, key=lambda worker: worker.state)
+    ]
+    return Lists(tuple(workers), fleet.models)
 
 
 def read_fleet(document: FleetDocument) -> Fleet | None:

@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Sequence
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from extproc.config.load import Lists
 from extproc.config.models import ModelSpec
+from extproc.fleet.load.engine_load import LoraState
 from extproc.fleet.registry import FleetRegistry
 from extproc.fleet.worker import Fleet, Worker, WorkerKey
 from extproc.observer.changes import describe_changes
@@ -17,6 +18,19 @@ logger = logging.getLogger(__name__)
 LOOK_INTERVAL_SECS = 0.25
 
 
+class Engines(Protocol):
+    """Who keeps what is known of the engines (:class:`extproc.observer.engine_rows.EngineRows`)."""
+
+    def placed(self, worker: Worker) -> None:
+        """A new worker has got a slot."""
+
+    def recovered(self, worker: Worker) -> None:
+        """A worker is healthy again."""
+
+    def gone(self, worker: Worker) -> None:
+        """A worker is not known any more."""
+
+
 class Observer:
     """Takes lists of workers and models and probe results, and publishes what follows from them.
 
@@ -25,7 +39,7 @@ class Observer:
     ``LOOK_INTERVAL_SECS``, only while a worker is leaving or waits for a slot, or a write has to be tried again.
 
     ``watch`` is told which workers to probe; ``in_flight`` returns the requests in flight by slot. ``models`` are those
-    that a predecessor published.
+    that a predecessor published. ``engines`` is told who comes, recovers and goes, before anybody else is.
     """
 
     def __init__(
@@ -37,6 +51,7 @@ class Observer:
         watch: Callable[[Collection[WorkerKey]], None],
         clock: Callable[[], float],
         models: tuple[ModelSpec, ...],
+        engines: Engines,
     ) -> None:
         self._registry = registry
         self._publisher = publisher
@@ -44,7 +59,9 @@ class Observer:
         self._watch = watch
         self._clock = clock
         self._models = models
+        self._engines = engines
         self._published = Fleet(workers=registry.workers(), models=models)
+        self._by_key = {worker.key: worker for worker in self._published.workers}
         self._unplaced: tuple[WorkerKey, ...] = ()
         self._woken = asyncio.Event()
 
@@ -60,6 +77,16 @@ class Observer:
         if self._registry.workers() is not self._published.workers:
             self._woken.set()
 
+    def take_lora(self, key: WorkerKey, lora: LoraState | None) -> None:
+        """Take what an engine says of its LoRA adapters."""
+        self._registry.note_lora(key, lora)
+        if self._registry.workers() is not self._published.workers:
+            self._woken.set()
+
+    def worker_of(self, key: WorkerKey) -> Worker | None:
+        """A worker as it was last published."""
+        return self._by_key.get(key)
+
     def workers(self) -> tuple[Worker, ...]:
         """The workers last published."""
         return self._published.workers
@@ -73,6 +100,7 @@ class Observer:
         fleet = Fleet(workers=self._registry.workers(), models=self._models)
         for change in describe_changes(self._published, fleet):
             logger.info("%s", change)
+        self._tell_engines(fleet.workers)
         self._published = fleet
         self._publisher.publish(fleet)
         self._watch([worker.key for worker in fleet.workers])
@@ -94,6 +122,19 @@ class Observer:
             published = self._published
             if self._registry.workers() is not published.workers or self._models is not published.models:
                 self.publish()
+
+    def _tell_engines(self, workers: tuple[Worker, ...]) -> None:
+        """Before routers learn of a worker, nothing must be left of whoever had its slot."""
+        before, self._by_key = self._by_key, {worker.key: worker for worker in workers}
+        for key, worker in before.items():
+            if key not in self._by_key:
+                self._engines.gone(worker)
+        for key, worker in self._by_key.items():
+            known = before.get(key)
+            if known is None:
+                self._engines.placed(worker)
+            elif worker.healthy and not known.healthy:
+                self._engines.recovered(worker)
 
     async def _wait(self, next_look: float) -> None:
         restless = self._registry.restless or self._publisher.behind

@@ -191,7 +191,7 @@ class ProcessHandler:
         self._exchange.answer = None
         if self._decision is not None:
             self._service.metrics.first_byte_seconds.observe(perf_counter() - self._decided_at)
-            self._decision.answered(status=answer.status, served=answer.served)
+            self._decision.answered(status=answer.status, served=answer.served, streamed=answer.streamed)
 
     def _hold(self, size: int) -> None:
         """Account for what this request holds of its body now, and refuse it when all together hold too much."""

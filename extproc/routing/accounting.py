@@ -8,11 +8,16 @@ at the response headers    the prompt tokens are given back; what another worker
 at the end, however        everything else is given back
 =========================  =====================================================================================
 
+vLLM sends the headers of a *streamed* answer at once, before it has begun with the prompt (measured: 20 ms after the
+request, when the first token came after 7 s). They say nothing of the prompt, whose tokens are then given back when
+they should have been computed: after those that were there before, at the worker's rate.
+
 Some data planes close the stream with the response headers or even before (see ``ARCHITECTURE.md``). The request is
 still running then, so it *lingers*: it is given back when its expected time is over, or sooner when the engine says
 that it has fewer requests than we think.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -29,6 +34,7 @@ from extproc.shm.layout import Quantity
 from extproc.shm.worker_table import Engine, LoadColumn, WorkerTable
 
 SERVER_ERROR = 500
+MAX_PREFILL_SECS = 600.0
 MAX_LINGER_SECS = 120.0
 FIRST_ANSWER_SECS = 5.0
 """How long an answer is taken to be until some are seen."""
@@ -48,13 +54,18 @@ class PrefixRecord(Protocol):
 
 
 class Flight(msgspec.Struct, eq=False):
-    """One request in flight. ``tried`` are the workers of its list; ``worker`` is the one it counts at."""
+    """One request in flight.
+
+    ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
+    ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
+    still. ``answered_at`` is 0 until the response headers are seen.
+    """
 
     tried: tuple[Worker, ...]
     worker: Worker
     started: float
     ahead: int
-    queued_tokens: int
+    ahead_tokens: int
     uncached_tokens: int
     prefill_tokens: int
     answer_tokens: int
@@ -90,27 +101,31 @@ class Accounts:
         self._clock = clock
         self._assumed_answer_tokens = assumed_answer_tokens
         self._lingering: deque[tuple[float, Flight]] = deque()
+        self._prefilling: list[tuple[float, int, Flight]] = []
+        self._prefills = 0
 
     def start(self, request: RoutingRequest, choice: Choice, *, record: bool) -> Flight:
         """Count a request at the first worker of a choice; ``record`` its prefix there, for policies that look."""
+        now = self._clock()
+        if self._prefilling:
+            self._return_prefills(now)
         worker = choice.workers[0]
         tokens = prompt_tokens_of(request)
         answer_tokens = self._assumed_answer_tokens
         if request.body is not None:
             answer_tokens = request.body.answer_tokens(answer_tokens)
+        ahead, ahead_tokens = self._table.at(worker.slot)
         flight = Flight(
             tried=choice.workers,
             worker=worker,
-            started=self._clock(),
-            ahead=self._table.total_at(Quantity.REQUESTS, worker.slot),
-            queued_tokens=self._table.total_at(Quantity.PREFILL_TOKENS, worker.slot),
+            started=now,
+            ahead=ahead,
+            ahead_tokens=ahead_tokens,
             uncached_tokens=tokens,
             prefill_tokens=tokens,
             answer_tokens=answer_tokens,
         )
-        news = 0
-        if record and request.prompts:
-            news = self._record(flight, request, choice)
+        news = self._record(flight, request, choice) if record and request.prompts else 0
         self._column.add(
             worker.slot, requests=1, prefill_tokens=flight.prefill_tokens, decode_tokens=flight.answer_tokens
         )
@@ -118,33 +133,32 @@ class Accounts:
         self._breakers.try_out(worker.slot)
         return flight
 
-    def answered(self, flight: Flight, *, status: int, served: str) -> None:
-        """Take the response headers: ``status``, and the address that ``served`` (empty: not known)."""
+    def answered(self, flight: Flight, *, status: int, served: str, streamed: bool) -> None:
+        """Take the response headers; an empty ``served`` is not known. See the module for ``streamed`` answers."""
         if flight.answered_at or flight.over:
             return
         flight.answered_at = now = self._clock()
         first = flight.worker
-        self._column.add(first.slot, prefill_tokens=-flight.prefill_tokens)
-        flight.prefill_tokens = 0
         server = first if not served or served == first.address else self._worker_at(served)
         if server is not first:
             self._served_by_another(flight, server, served)
-        elif status >= SERVER_ERROR:
-            self._failed(flight, first)
-        else:
-            self._breakers.succeeded(first.slot)
+        failed = status >= SERVER_ERROR
+        if server is not None:
+            (self._breakers.failed if failed else self._breakers.succeeded)(server.slot)
+        if failed:
+            self._take_back(flight)
+        elif server is first and not streamed:
             self._learner.first_byte(
                 first.slot,
                 uncached_tokens=flight.uncached_tokens,
                 ahead=flight.ahead,
-                queued_tokens=flight.queued_tokens,
+                ahead_tokens=flight.ahead_tokens,
                 elapsed_secs=now - flight.started,
             )
-        if server is not None and server is not first:
-            if status >= SERVER_ERROR:
-                self._breakers.failed(server.slot)
-            else:
-                self._breakers.succeeded(server.slot)
+        if streamed and not failed:
+            self._return_later(flight, now)
+        else:
+            self._return_prefill(flight)
         flight.hashes = flight.news = None
 
     def finish(self, flight: Flight, *, early: bool = False) -> None:
@@ -159,12 +173,11 @@ class Accounts:
             self._learner.answer_ended(flight.worker.slot, secs=self._clock() - flight.answered_at)
 
     def sweep(self) -> None:
-        """Give back lingering requests whose time is over, or of which the engine no longer knows. Call regularly."""
+        """Give back what its expected time, or the engine, says is done. Call regularly."""
         now = self._clock()
+        self._return_prefills(now)
         for _ in range(len(self._lingering)):
             due, flight = self._lingering.popleft()
-            if flight.over:
-                continue
             if now >= due or self._is_gone(flight):
                 self._end(flight)
             else:
@@ -176,7 +189,7 @@ class Accounts:
         flight.news = self._prefixes.record(prompt.block_hashes, flight.worker.slot)
         known = (len(prompt.block_hashes) - len(flight.news)) * prompt.block_size
         cached = known if choice.matched_tokens is None else choice.matched_tokens
-        # The engine computes the last block again even where it holds all of them.
+        # The engine computes the last token's block again even where it holds all of them.
         flight.uncached_tokens = flight.prefill_tokens = max(flight.uncached_tokens - cached, 1)
         return len(flight.news)
 
@@ -186,31 +199,45 @@ class Accounts:
             if worker.address == served:
                 break
             self._breakers.failed(worker.slot)
+        self._return_prefill(flight)
         self._take_back(flight)
         if server is None:
             return
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         self._column.add(server.slot, requests=1, decode_tokens=flight.answer_tokens)
         if flight.hashes is not None:
-            self._column.note_sent(server.slot, tokens=0, blocks=len(self._prefixes.record(flight.hashes, server.slot)))
+            flight.news = self._prefixes.record(flight.hashes, server.slot)
+            self._column.note_sent(server.slot, tokens=0, blocks=len(flight.news))
         flight.worker = server
 
-    def _failed(self, flight: Flight, worker: Worker) -> None:
-        self._breakers.failed(worker.slot)
-        self._take_back(flight)
-
     def _take_back(self, flight: Flight) -> None:
+        """Forget that a worker was sent a prefix: the request has not reached it, or it has not served it."""
         if flight.news is not None:
             self._prefixes.forget(flight.news, flight.worker.slot)
 
+    def _return_later(self, flight: Flight, now: float) -> None:
+        """Give the prompt's tokens back when the worker should be done with them."""
+        rate = self._learner.prefill_rate(flight.worker.slot)
+        due = flight.started + min((flight.ahead_tokens + flight.prefill_tokens) / rate, MAX_PREFILL_SECS)
+        if due <= now:
+            self._return_prefill(flight)
+            return
+        self._prefills += 1
+        heapq.heappush(self._prefilling, (due, self._prefills, flight))
+
+    def _return_prefills(self, now: float) -> None:
+        while self._prefilling and self._prefilling[0][0] <= now:
+            self._return_prefill(heapq.heappop(self._prefilling)[2])
+
+    def _return_prefill(self, flight: Flight) -> None:
+        if flight.prefill_tokens:
+            self._column.add(flight.worker.slot, prefill_tokens=-flight.prefill_tokens)
+            flight.prefill_tokens = 0
+
     def _end(self, flight: Flight) -> None:
         flight.over = True
-        self._column.add(
-            flight.worker.slot,
-            requests=-1,
-            prefill_tokens=-flight.prefill_tokens,
-            decode_tokens=-flight.answer_tokens,
-        )
+        self._return_prefill(flight)
+        self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         if not flight.answered_at:
             self._breakers.give_up(flight.worker.slot)
         flight.hashes = flight.news = None

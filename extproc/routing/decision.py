@@ -29,10 +29,10 @@ class Decision(msgspec.Struct, eq=False):
     flight: Flight | None = None
     on_release: Callable[[], None] | None = None
 
-    def answered(self, *, status: int, served: str) -> None:
+    def answered(self, *, status: int, served: str, streamed: bool) -> None:
         """Take the response headers; see :meth:`~extproc.routing.accounting.Accounts.answered`."""
         if self.accounts is not None and self.flight is not None:
-            self.accounts.answered(self.flight, status=status, served=served)
+            self.accounts.answered(self.flight, status=status, served=served, streamed=streamed)
 
     def release(self, *, early: bool = False) -> None:
         """End the accounting; further calls do nothing. ``early``: the answer may still be on its way."""

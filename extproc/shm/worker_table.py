@@ -180,13 +180,20 @@ class WorkerTable:
 
     def requests_at(self, slot: int) -> int:
         """Return the requests in flight to one worker."""
-        return self.total_at(Quantity.REQUESTS, slot)
-
-    def total_at(self, quantity: Quantity, slot: int) -> int:
-        """Return one quantity of one worker."""
-        first = quantity * MAX_WORKERS + slot
+        words = self._column_words
         last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
-        return sum(self._column_words[first:last:_COLUMN_WORDS].tolist()) if last else 0
+        return sum(words[slot:last:_COLUMN_WORDS].tolist()) if last else 0
+
+    def at(self, slot: int) -> tuple[int, int]:
+        """Return the requests in flight to one worker, and the prompt tokens that it has to compute."""
+        words = self._column_words
+        last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
+        if not last:
+            return 0, 0
+        return (
+            sum(words[slot:last:_COLUMN_WORDS].tolist()),
+            sum(words[MAX_WORKERS + slot : last : _COLUMN_WORDS].tolist()),
+        )
 
     def sums(self, slots: int) -> Ints:
         """Return every quantity (rows, by :class:`Quantity`) for the first ``slots`` workers (columns)."""

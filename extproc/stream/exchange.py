@@ -41,10 +41,15 @@ class Phase(Enum):
 
 
 class Answer(NamedTuple):
-    """What the response headers tell: the status (0: not shown), and the address of who served, or nothing."""
+    """What the response headers tell.
+
+    ``status`` is 0 where it is not shown, ``served`` the address of who served, or nothing. An answer that is
+    ``streamed`` (server-sent events) has only begun; another is complete.
+    """
 
     status: int
     served: str
+    streamed: bool
 
 
 class Exchange:
@@ -219,7 +224,7 @@ class Exchange:
         return self._want() if self.phase is Phase.READING else []
 
     def _on_response_headers(self, message: ProcessingRequest) -> list[bytes]:
-        self.answer = Answer(_status(message), _served(message))
+        self.answer = _answer(message)
         self._response_ended = message.response_headers.end_of_stream
         self.response_passes = self._response_mode == FULL_DUPLEX_STREAMED and not self._response_ended
         if self.decision_text is not None:
@@ -318,12 +323,16 @@ _HANDLERS: dict[str, Callable[[Exchange, ProcessingRequest], list[bytes]]] = {
 }
 
 
-def _status(message: ProcessingRequest) -> int:
+def _answer(message: ProcessingRequest) -> Answer:
+    status = 0
+    streamed = False
     for header in message.response_headers.headers.headers:
         if header.key == ":status":
             text = header.raw_value.decode("latin-1") or header.value
-            return int(text) if text.isdecimal() and len(text) <= _STATUS_DIGITS else 0
-    return 0
+            status = int(text) if text.isdecimal() and len(text) <= _STATUS_DIGITS else 0
+        elif header.key == "content-type":
+            streamed = (header.raw_value.decode("latin-1") or header.value).startswith("text/event-stream")
+    return Answer(status, _served(message), streamed)
 
 
 def _served(message: ProcessingRequest) -> str:

@@ -54,6 +54,10 @@ class Metrics:
         self.fallbacks = Counter(
             "extproc_fallbacks", "Things done in a lesser way than configured, by reason.", ["reason"], registry=None
         )
+        self._make_routing()
+        self._make_processes()
+
+    def _make_routing(self) -> None:
         self.shadow_decisions = Counter(
             "extproc_shadow_decisions",
             "What the shadow policy would have chosen: the `same` worker as the one that acts, or a `different` one.",
@@ -82,6 +86,8 @@ class Metrics:
             ["policy", "result"],
             registry=None,
         )
+
+    def _make_processes(self) -> None:
         self.streams = Counter(
             "extproc_streams",
             "ext_proc streams by how they ended: `clean`, `reset` (before a decision), `error` (not understood).",
@@ -154,6 +160,24 @@ class TokenMetrics:
             "Time from a parsed request to its token ids and block hashes, waiting for a thread included.",
             buckets=TOKENIZE_BUCKETS,
             registry=None,
+        )
+
+
+class DiscoveryMetrics:
+    """The metrics of one process about where its workers come from."""
+
+    def __init__(self) -> None:
+        self.reports = Counter(
+            "extproc_discovery_reports", "Lists of workers taken over from a source.", ["source"], registry=None
+        )
+        self.faults = Counter(
+            "extproc_discovery_faults",
+            "Faults of a source, or workers of its that could not be taken over, by reason.",
+            ["source", "reason"],
+            registry=None,
+        )
+        self.dns_lookups = Counter(
+            "extproc_discovery_dns_lookups", "Questions to DNS servers, by result.", ["source", "result"], registry=None
         )
 
 

@@ -9,12 +9,14 @@ import pytest
 
 from extproc.admin.metrics import ProcessGauges, TokenCacheGauges, WorkerGauges
 from extproc.errors import Refusal
+from extproc.fleet.discovery.base import FaultReason
+from extproc.fleet.discovery.dns_answers import LookupResult
 from extproc.fleet.health.prober import ProbeResult
 from extproc.fleet.load.scraper import ScrapeResult
 from extproc.policies.base import Reason
 from extproc.server.base import CloseReason
 from extproc.supervisor.process import Cause
-from extproc.telemetry.metrics import Metrics, TokenMetrics
+from extproc.telemetry.metrics import DiscoveryMetrics, Metrics, TokenMetrics
 from extproc.tokens.backend import Reason as LoadReason
 from tests.support.fleets import worker
 from tests.support.service_state import FakeState, process, token_cache
@@ -24,7 +26,8 @@ PAGE = Path(__file__).parents[2] / "extproc" / "telemetry" / "README.md"
 
 def exposed() -> Iterator[str]:
     """One table row for every metric, as the page must have it."""
-    for metric in (*vars(Metrics()).values(), *vars(TokenMetrics()).values()):
+    groups = (Metrics(), TokenMetrics(), DiscoveryMetrics())
+    for metric in (metric for group in groups for metric in vars(group).values()):
         (family,) = metric.describe()
         yield row(family.name, family.type, metric._labelnames, family.documentation)
     state = FakeState(known=(worker(0),), process_rows=(process("router", 0),), cache=token_cache())
@@ -73,6 +76,8 @@ def reasons(kind: type[Refusal]) -> Iterator[str]:
         ("extproc_model_loads_total", {"fastokens", "tokenizers", "none", "unusable", *get_args(LoadReason)} - {""}),
         ("extproc_prefixes_off_total", {"no_boundary", "mismatch"}),
         ("extproc_prefix_verifications_total", {"ok", "mismatch"}),
+        ("extproc_discovery_faults_total", set(get_args(FaultReason))),
+        ("extproc_discovery_dns_lookups_total", set(get_args(LookupResult))),
         ("extproc_token_cache_lookups_total", {"0", "1", "hit", "miss"}),
     ],
 )

@@ -24,10 +24,10 @@ from extproc.config.supervisor import SupervisorSettings
 from extproc.fleet.view import FleetView
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.processes import ProcessState, ProcessTable, Role
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import EXIT_CANNOT_START, ChildBoot
 from extproc.supervisor.roles import ENTRIES
+from tests.support.fleets import segment_with_index
 from tests.support.workers_http import FakeWorker, serving, until
 
 START_SECS = 30.0
@@ -41,7 +41,7 @@ class Parent:
         self.metric_dir = directory / "metrics"
         self.metric_dir.mkdir()
         self.config_file = directory / "extproc.yaml"
-        self.segment = Segment.create()
+        self.segment = segment_with_index()
         self.table = ProcessTable(self.segment)
         self.view = FleetView(FleetDocument(self.segment))
         with socket.create_server(("127.0.0.1", 0)) as free:

@@ -241,7 +241,7 @@ class Simulation:
             self.result.reasons[reason] += 1
 
         def first_byte() -> None:
-            router.accounts.answered(flight, status=OK, served="")
+            router.accounts.answered(flight, status=OK, served="", streamed=False)
             if warm:
                 self.result.first_byte_secs.append(self.timeline.now - sent_at)
 

@@ -54,6 +54,11 @@ class Clock:
         self.now += secs
 
 
+def segment_with_index() -> Segment:
+    """A segment with the parts that an observer needs."""
+    return Segment.create({Part.PREFIX_INDEX: 1 << 16})
+
+
 class Shared:
     """The state that all processes of a service share, on a segment of its own, and what policies are made with."""
 

@@ -13,6 +13,7 @@ from extproc.config.catalogue import Entry, fields_of, groups
 from extproc.config.convert import MAX_TEXT_LENGTH
 from extproc.config.fleet import WorkerSpec
 from extproc.config.models import ModelSpec
+from extproc.config.plugins import PluginSpec
 from extproc.config.settings import Settings
 
 printable = st.text(max_size=40).filter(str.isprintable) | st.sampled_from(
@@ -86,11 +87,18 @@ def model_lists(draw: st.DrawFn) -> tuple[ModelSpec, ...]:
     )
 
 
+plugin_lists = st.lists(
+    st.builds(PluginSpec, name=st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True), options=objects),
+    max_size=3,
+    unique_by=lambda spec: spec.name,
+)
+
 all_settings = st.builds(
     Settings,
     **{name: group_of(group) for name, group in groups().items()},
     workers=worker_lists.map(tuple),
     models=model_lists(),
+    plugins=plugin_lists.map(tuple),
 )
 
 

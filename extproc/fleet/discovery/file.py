@@ -1,19 +1,19 @@
-"""The lists of the configuration file, ``workers`` and ``models``, followed as the file changes."""
+"""Lists in a file, followed as the file changes."""
 
 import asyncio
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from extproc.config.load import Lists
 from extproc.errors import ConfigurationError
-from extproc.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
 Fingerprint = tuple[int, int, int]
+Reading = Literal["ok", "invalid"]
 
 
 class ChangeDetector:
@@ -39,14 +39,22 @@ class FileSource:
     writes in place may otherwise be caught half-way, with half of the workers.
 
     ``load`` returns the checked lists or raises :class:`ConfigurationError`; it runs on a thread, because a long list
-    takes a YAML parser longer than an event loop may stand still.
+    takes a YAML parser longer than an event loop may stand still. ``on_reading`` is told of every reading but a first
+    one that is good.
     """
 
-    def __init__(self, *, path: Path, interval_secs: float, load: Callable[[Path], Lists], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        *,
+        path: Path,
+        interval_secs: float,
+        load: Callable[[Path], Lists],
+        on_reading: Callable[[Reading], None],
+    ) -> None:
         self._path = path
         self._interval_secs = interval_secs
         self._load = load
-        self._reloads = metrics.reloads
+        self._on_reading = on_reading
 
     async def watch(self, on_lists: Callable[[Lists], None]) -> NoReturn:
         """Report the file's lists at once and after each change, until cancelled."""
@@ -67,12 +75,12 @@ class FileSource:
             self._refuse([str(error)])
             return
         if not first:
-            self._reloads.labels("ok").inc()
+            self._on_reading("ok")
             logger.info("Read %s again: %d workers, %d models", self._path, len(lists.workers), len(lists.models))
         on_lists(lists)
 
     def _refuse(self, faults: list[str]) -> None:
-        self._reloads.labels("invalid").inc()
+        self._on_reading("invalid")
         for fault in faults:
             logger.error("%s cannot be used, workers and models stay as they are: %s", self._path, fault)
 

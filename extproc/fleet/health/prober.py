@@ -16,6 +16,8 @@ ProbeResult = Literal["ok", "bad_status", "timeout", "unreachable"]
 
 MAX_CONCURRENT_PROBES = 256
 JITTER = 0.1
+SUSPICION_SECS = 0.1
+"""Time to the next probe after one that has failed, while the worker still counts as healthy."""
 
 
 class HealthProber:
@@ -58,12 +60,18 @@ class HealthProber:
             self._tasks[key] = spawn(self._probe_for_ever(key), name=f"probe {key.id} {key.address}", eternal=True)
 
     async def _probe_for_ever(self, key: WorkerKey) -> None:
+        failures = 0
         while True:
             async with self._permits:
                 result = await self._probe(key)
             self._metrics.probes.labels(key.id, result).inc()
             self._on_result(key, result == "ok")
-            await asyncio.sleep(self._settings.health_interval_secs * self._random.uniform(1 - JITTER, 1 + JITTER))
+            failures = 0 if result == "ok" else failures + 1
+            pause_secs = self._settings.health_interval_secs
+            if 0 < failures < self._settings.unhealthy_threshold:
+                # Requests go there until the verdict is in.
+                pause_secs = min(pause_secs, SUSPICION_SECS)
+            await asyncio.sleep(pause_secs * self._random.uniform(1 - JITTER, 1 + JITTER))
 
     async def _probe(self, key: WorkerKey) -> ProbeResult:
         host, port = split_address(key.address)

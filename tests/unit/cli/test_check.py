@@ -6,8 +6,11 @@ import pytest
 
 from extproc.cli.check import add_arguments, run
 from extproc.cli.envoy_binary import find_envoy
+from extproc.cli.main import EXIT_BAD_CONFIGURATION, main
+from extproc.config.plugins import PluginGroup
 from extproc.errors import ConfigurationError
 from tests.support.models import make_model
+from tests.support.plugins import install
 
 
 def parse(*argv: str) -> Namespace:
@@ -76,6 +79,51 @@ def test_warns_of_a_file_without_workers(file: Path, capsys: pytest.CaptureFixtu
     file.write_text("")
     assert run(parse("-c", str(file))) == 0
     assert "warning: workers: none is listed" in capsys.readouterr().err
+
+
+def test_counts_further_sources_of_workers_and_does_not_miss_workers_then(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endpoints = file.with_name("endpoints.yaml")
+    endpoints.write_text("workers: []")
+    file.write_text(f"discovery: {{file: {endpoints}, dns_names: ['vllm:80', 'srv:vllm']}}\n")
+    assert run(parse("-c", str(file), "--supervisor.routers", "2")) == 0
+    printed = capsys.readouterr()
+    assert "(workers: 0, models: 0, further sources of workers: 3, router processes: 2)" in printed.out
+    assert "none is listed" not in printed.err
+
+
+def test_an_endpoints_file_and_plugins_that_cannot_be_used_are_faults(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {"good": "json:loads", "broken": "no_such_module_of_a_test:x"}
+    monkeypatch.syspath_prepend(
+        install(tmp_path / "site", package="p", entry_points={PluginGroup.DISCOVERY: points}, modules={})
+    )
+    endpoints = file.with_name("endpoints.yaml")
+    endpoints.write_text("workers: [{address: 'a:1'}]\nmodels: []")
+    file.write_text(f"discovery: {{file: {endpoints}, plugins: [good, broken]}}\n")
+    with pytest.raises(ConfigurationError) as caught:
+        run(parse("-c", str(file)))
+    reason = "ModuleNotFoundError: No module named 'no_such_module_of_a_test'"
+    assert caught.value.faults == [
+        "discovery.file: models: unknown key",
+        "discovery.file: workers[0].address: must be `IP:PORT` with an IP address, not a name; is 'a:1'",
+        f"discovery.plugins[1]: broken: no_such_module_of_a_test:x of p cannot be imported: {reason}",
+    ]
+
+
+def test_a_plugin_that_is_not_installed_is_a_fault_with_a_guess(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = {PluginGroup.DISCOVERY: {"consul": "json:loads"}}
+    monkeypatch.syspath_prepend(install(tmp_path / "site", package="p", entry_points=points, modules={}))
+    file.write_text("discovery: {plugins: [consl]}\nplugins: [{name: consull, options: '{}'}]\n")
+    assert main(["check", "-c", str(file)]) == EXIT_BAD_CONFIGURATION
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        "  plugins[0].name: unknown plugin 'consull', known are `consul` - did you mean `consul`?",
+        "  discovery.plugins[0]: unknown plugin 'consl', known are `consul` - did you mean `consul`?",
+    ]
 
 
 def test_a_model_that_cannot_be_loaded_is_warned_of_with_its_file(

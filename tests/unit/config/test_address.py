@@ -57,3 +57,10 @@ def test_whatever_is_accepted_is_written_back_to_the_same_address(text: str) -> 
     except ValueError:
         return
     assert parse(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("host", "numeric"), [("10.0.0.1", True), ("::1", True), ("localhost", False), ("1.2.3", False)]
+)
+def test_a_host_is_a_number_or_a_name(host: str, numeric: bool) -> None:
+    assert TcpAddress(host, 80).is_numeric is numeric

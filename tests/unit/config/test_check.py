@@ -5,8 +5,10 @@ import pytest
 
 from extproc.config.check import check_settings, find_faults, find_warnings
 from extproc.config.dataplane import EnvoySettings
+from extproc.config.discovery import DiscoverySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
 from extproc.config.models import ModelSpec
+from extproc.config.plugins import PluginSpec
 from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.settings import Settings
@@ -139,6 +141,16 @@ def test_warns_of_what_is_allowed_and_likely_wrong() -> None:
     ]
 
 
+def test_models_found_by_dns_are_expected_among_the_configured_ones() -> None:
+    discovery = DiscoverySettings(dns_names=("vllm:80",), dns_models=("m", "x"))
+    settings = Settings(models=(ModelSpec(name="m"),), discovery=discovery)
+    assert find_warnings(settings) == [
+        "discovery.dns_models[1]: 'x' is no name of one of the `models`, so it is routed without tokens"
+    ]
+    unused = replace(settings, discovery=replace(discovery, dns_names=(), dns_models=("m",)))
+    assert find_warnings(unused) == ["discovery.dns_models: is not used while `discovery.dns_names` is empty"]
+
+
 def test_warns_once_of_each_model_of_workers_that_is_not_configured() -> None:
     workers = (
         WorkerSpec(address="1.2.3.4:1", models=("m", "alias", "adapter", "other")),
@@ -158,11 +170,16 @@ def test_reports_groups_and_lists_together() -> None:
         routing=RoutingSettings(policy="x"),
         workers=(WorkerSpec(), WorkerSpec(address="1.2.3.4:5")),
         models=(ModelSpec(),),
+        discovery=DiscoverySettings(plugins=("p",)),
+        plugins=(PluginSpec("q"), PluginSpec()),
     )
     with pytest.raises(ConfigurationError) as caught:
         check_settings(settings, policies=POLICIES)
     assert caught.value.faults == [
         "routing.policy: unknown policy 'x', known are `random`, `round_robin`",
+        "discovery.plugins[0]: unknown plugin 'p', none is installed",
         "workers[0].address: is required: `IP:PORT`",
         "models[0].name: is required: the `model` of requests",
+        "plugins[0].name: unknown plugin 'q', none is installed",
+        "plugins[1].name: is required: the name of an entry point",
     ]

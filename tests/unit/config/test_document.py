@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.config.document import MAX_FAULTS, MAX_FILE_BYTES, MAX_VALUES, parse_document, read_document
+from extproc.config.document import MAX_FAULTS, MAX_FILE_BYTES, MAX_VALUES, parse_document, parse_json, read_document
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,41 @@ def test_refuses_text_that_is_not_utf_8(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes(b"a: \xff")
     assert read_document(path) == ({}, [f"{path}: not UTF-8 text (byte 3)"])
+
+
+def test_a_file_of_that_name_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{\n\t"a": "\\ud83d\\ude00", "b": [1, 1.5, true, null]\n}')
+    assert read_document(path) == ({"a": "\U0001f600", "b": [1, 1.5, True, None]}, [])
+    path.write_text("a: 1")
+    assert read_document(path) == ({}, [f"{path}: line 1, column 1: Expecting value"])
+
+
+@pytest.mark.parametrize(
+    ("text", "document", "faults"),
+    [
+        (
+            '{"a": 1, "b": {"c": 1, "c": 2}, "a": 3}',
+            {"a": 3, "b": {"c": 2}},
+            ["duplicate key `c`", "duplicate key `a`"],
+        ),
+        ('{"a": NaN}', {}, ["NaN is not JSON"]),
+        ('{"a": -Infinity}', {}, ["-Infinity is not JSON"]),
+        ("[" * 100_000, {}, ["nested too deeply"]),
+        ("[]", {}, ["must be an object of groups"]),
+        ('{"a": 1,}', {}, ["line 1, column 9: Expecting property name enclosed in double quotes"]),
+    ],
+)
+def test_json_has_no_surprises_either(text: str, document: dict[str, object], faults: list[str]) -> None:
+    assert parse_json(text) == (document, faults)
+
+
+def test_json_with_a_number_beyond_all_bounds_is_a_fault() -> None:
+    document, faults = parse_json('{"a": ' + "9" * 5000 + "}")
+    assert document == {}
+    assert "digits" in faults[0]
+
+
+def test_json_stops_at_a_bounded_number_of_faults() -> None:
+    _, faults = parse_json('{"a": 1' + ', "a": 1' * 1000 + "}")
+    assert len(faults) == MAX_FAULTS

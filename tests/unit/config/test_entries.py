@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from extproc.config.entries import model_name_problem, read_entries, too_many
+from extproc.config.entries import is_json_object, model_name_problem, read_entries, too_many
 from extproc.config.setting import setting
 
 
@@ -55,3 +55,10 @@ def test_a_list_of_the_greatest_length_is_not_too_long() -> None:
 @pytest.mark.parametrize(("length", "good"), [(0, False), (1, True), (256, True), (257, False)])
 def test_the_name_of_a_model_has_a_bearable_length(length: int, good: bool) -> None:
     assert (model_name_problem("x" * length) == "") is good
+
+
+@pytest.mark.parametrize(
+    ("text", "good"), [("{}", True), (' {"a": {}} ', True), ("[]", False), ("", False), ("{" * 9999, False)]
+)
+def test_a_json_object_is_known(text: str, good: bool) -> None:
+    assert is_json_object(text) is good

@@ -13,6 +13,7 @@ from extproc.config.catalogue import entries, groups
 from extproc.config.fleet import WorkerSpec
 from extproc.config.load import Lists, load_checked_settings, load_lists, load_settings
 from extproc.config.models import ModelSpec
+from extproc.config.plugins import PluginSpec
 from extproc.config.settings import Settings
 from extproc.errors import ConfigurationError
 from tests.support.settings import all_settings, as_yaml
@@ -75,12 +76,14 @@ def test_reads_groups_and_lists_of_a_file(write: Write) -> None:
         "server: {tls: off, decision_timeout_secs: 1}\n"
         "workers: [{address: '10.0.0.1:8000', models: [m]}]\n"
         "models: [{name: m, aliases: [n], block_size: 32}]\n"
+        "plugins: [{name: p, options: '{}'}]\n"
     )
     loaded = load_settings(path, environ={}, flags={})
     assert loaded.server == replace(Settings().server, decision_timeout_secs=1.0)
     assert type(loaded.server.decision_timeout_secs) is float
     assert loaded.workers == (WorkerSpec(address="10.0.0.1:8000", models=("m",)),)
     assert loaded.models == (ModelSpec(name="m", aliases=("n",), block_size=32),)
+    assert loaded.plugins == (PluginSpec("p", "{}"),)
 
 
 def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) -> None:
@@ -93,6 +96,8 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
         routing: {policy: best}
         workers: [{address: host:1}, 3]
         models: [{name: m, block_size: 0}]
+        plugins: [{name: p, options: "["}, {name: q}]
+        discovery: {dns_names: [vllm, "a:80"], plugins: [consl], file: /missing}
         tokens: {cache_bytes: 1024}
         """
     )
@@ -101,13 +106,18 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
         "EXTPROC_SERVER_MAX_BODY": "1",
         "EXTPROC_WORKERS": "10.0.0.1:80",
         "EXTPROC_MODELS": "m",
+        "EXTPROC_PLUGINS": "p",
         "MODELS": "not ours",
         "EXTPROC_ADMIN_ADDRESS": "unix:/nowhere",
         "EXTPROC_HOME": "not ours",
         "PATH": "not ours",
     }
     flags = {"server.max_connections": "0", "server.nothing": "1"}
-    found = faults_of(lambda: load_checked_settings(path, environ=environ, flags=flags, policies=POLICIES))
+    found = faults_of(
+        lambda: load_checked_settings(
+            path, environ=environ, flags=flags, policies=POLICIES, plugin_names=lambda _: ("consul", "p")
+        )
+    )
     assert sorted(found) == sorted(
         [
             f"{path}: line 2, column 51: duplicate key `max_streams`",
@@ -124,6 +134,12 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
             "models[0].block_size: must be at least 1 tokens, not 0",
             "tokens.cache_bytes: must be 0 or at least 16 MiB (16,777,216)",
             "EXTPROC_WORKERS: the workers are set in the file only",
+            'plugins[0].options: must be a JSON object as text, such as `{"a": 1}`',
+            "plugins[1].name: unknown plugin 'q', known are `consul`, `p`",
+            "discovery.dns_names[0]: must be `HOST:PORT` with the name of a host, or `srv:NAME`; is 'vllm'",
+            "discovery.plugins[0]: unknown plugin 'consl', known are `consul`, `p` - did you mean `consul`?",
+            "discovery.file: '/missing' is not a file that can be read",
+            "EXTPROC_PLUGINS: the plugins are set in the file only",
             "EXTPROC_MODELS: the models are set in the file only",
             "EXTPROC_ADMIN_ADDRESS (admin.address): must be `HOST:PORT`, not 'unix:/nowhere'",
             "--server.max-connections: must be at least 1, not 0",
@@ -165,7 +181,8 @@ def test_a_good_configuration_passes_all_checks(write: Write) -> None:
 
 def test_a_live_reload_reads_only_the_lists(write: Write) -> None:
     path = write(
-        "server: {max_streams: nonsense}\nworkers: [{address: '10.0.0.1:80', draining: true}]\nmodels: [{name: m}]"
+        "server: {max_streams: nonsense}\nworkers: [{address: '10.0.0.1:80', draining: true}]\nmodels: [{name: m}]\n"
+        "plugins: nonsense\n"
     )
     assert load_lists(path) == Lists(
         workers=(WorkerSpec(address="10.0.0.1:80", draining=True),), models=(ModelSpec(name="m"),)
@@ -201,6 +218,13 @@ def test_a_slip_of_the_pen_does_not_empty_the_fleet(write: Write, text: str, fau
     assert faults_of(lambda: load_lists(write(text))) == faults
 
 
+@pytest.mark.parametrize("text", ["", "models: []\n", "discovery: {dns_names: ['vllm:80']}\n"])
+def test_workers_may_be_left_out_where_they_come_from_elsewhere(write: Write, text: str) -> None:
+    assert load_lists(write(text), workers_required=False) == Lists()
+    with pytest.raises(ConfigurationError, match="worker: unknown key"):
+        load_lists(write("worker: []"), workers_required=False)
+
+
 def test_a_live_reload_can_take_every_worker_out(write: Write) -> None:
     assert load_lists(write("workers: []")) == Lists(workers=(), models=())
 
@@ -229,7 +253,7 @@ def test_any_valid_settings_survive_the_trip_through_a_file(scratch: Path, origi
 def test_any_valid_settings_can_be_given_in_the_environment_and_as_flags(original: Settings) -> None:
     texts = {path: _as_text(getattr(getattr(original, path.split(".")[0]), path.split(".")[1])) for path in entries()}
     environ = {entries()[path].environment_name: text for path, text in texts.items()}
-    expected = replace(original, workers=(), models=())
+    expected = replace(original, workers=(), models=(), plugins=())
     assert load_settings(None, environ=environ, flags={}) == expected
     assert load_settings(None, environ={}, flags=texts) == expected
 

@@ -1,8 +1,10 @@
+import ipaddress
+
 import pytest
 from hypothesis import given, settings
 
 from extproc.config.fleet import WorkerSpec
-from extproc.config.workers import MAX_MODELS_OF_WORKER, MAX_WORKERS, find_worker_faults, read_workers
+from extproc.config.workers import MAX_MODELS_OF_WORKER, MAX_WORKERS, find_worker_faults, read_workers, worker_address
 from tests.support.settings import worker_lists
 
 
@@ -118,3 +120,23 @@ def test_entries_made_in_code_are_checked_alike(workers: list[WorkerSpec]) -> No
 
 def test_too_many_entries_made_in_code_are_one_fault() -> None:
     assert len(find_worker_faults((WorkerSpec(),) * (MAX_WORKERS + 1))) == 1
+
+
+@pytest.mark.parametrize(
+    ("ip", "port", "address"),
+    [
+        ("10.0.0.1", 80, "10.0.0.1:80"),
+        ("FD00:0::1", 80, "[fd00::1]:80"),
+        ("::ffff:10.0.0.1", 80, "[::ffff:10.0.0.1]:80"),
+        ("10.0.0.1", 0, None),
+        ("0.0.0.0", 80, None),
+        ("::", 80, None),
+        ("224.0.0.1", 80, None),
+        ("ff02::1", 80, None),
+        ("fe80::1%eth0", 80, None),
+    ],
+)
+def test_an_address_of_numbers_is_written_as_envoy_prints_it(ip: str, port: int, address: str | None) -> None:
+    assert worker_address(ipaddress.ip_address(ip), port) == address
+    if address:
+        assert faults_of({"address": address}) == []

@@ -12,20 +12,21 @@ import msgspec
 import pytest
 
 from extproc.config.admin import AdminSettings
-from extproc.config.fleet import FleetSettings
-from extproc.config.load import load_lists
+from extproc.config.discovery import DiscoverySettings
+from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.load import Lists, load_lists
 from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.errors import StartupError
 from extproc.fleet.view import FleetView
-from extproc.fleet.worker import Fleet
-from extproc.observer.main import ObserverProcess, read_fleet
+from extproc.fleet.worker import Fleet, Worker
+from extproc.observer.main import ObserverProcess, lists_of, read_fleet
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.processes import ProcessState, ProcessTable, Role
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
 from extproc.telemetry.tasks import spawn
+from tests.support.fleets import segment_with_index
 from tests.support.workers_http import FakeWorker, serving, until
 
 
@@ -35,7 +36,7 @@ class Service:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.config_file = directory / "extproc.yaml"
-        self.segment = Segment.create()
+        self.segment = segment_with_index()
         self.table = WorkerTable(self.segment)
         self.view = FleetView(FleetDocument(self.segment))
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -181,6 +182,26 @@ async def test_models_of_the_file_reach_the_routers_with_and_without_a_change_of
             await until(lambda: service.models == [])
 
 
+async def test_workers_found_elsewhere_join_the_listed_ones_and_stay_over_a_restart(service: Service) -> None:
+    async with serving(FakeWorker()) as one, serving(FakeWorker()) as two:
+        service.configure(one)
+        found = service.directory / "found.json"
+        found.write_text(json.dumps({"workers": [{"address": two.address, "id": "found"}, {"address": one.address}]}))
+        discovery = DiscoverySettings(file=str(found), first_report_timeout_secs=0.05)
+        service.settings = replace(service.settings, discovery=discovery)
+        async with service.observed():
+            await until(lambda: service.states == {one.address: "active", two.address: "active"})
+            service.view.refresh()
+            assert [worker.id for worker in service.view.workers()] == ["found", "w0"]
+        found.write_text("{")
+        async with service.observed():
+            service.configure(one, models=("m",))
+            await until(lambda: service.models == ["m"])
+            assert service.states == {one.address: "active", two.address: "active"}
+            found.write_text('{"workers": []}')
+            await until(lambda: service.states == {one.address: "active"})
+
+
 async def test_a_bad_file_changes_nothing(service: Service) -> None:
     async with serving(FakeWorker()) as one:
         service.configure(one, models=("m",))
@@ -268,8 +289,21 @@ async def test_an_admin_port_in_use_is_a_failure_to_start(service: Service) -> N
         await process.run(stop=asyncio.Event(), ready=lambda: pytest.fail("it is not ready"))
 
 
+def test_the_lists_of_a_fleet_have_the_workers_that_leave_last() -> None:
+    leaving = Worker(id="a", address="10.0.0.1:80", slot=0, state="draining")
+    staying = Worker(id="b", address="10.0.0.1:80", slot=1, models=("m",), healthy=False)
+    models = (ModelSpec(name="m"),)
+    assert lists_of(Fleet(workers=(leaving, staying), models=models)) == Lists(
+        workers=(
+            WorkerSpec(address="10.0.0.1:80", id="b", models=("m",)),
+            WorkerSpec(address="10.0.0.1:80", id="a", draining=True),
+        ),
+        models=models,
+    )
+
+
 def test_a_document_that_is_no_fleet_is_not_restored() -> None:
-    segment = Segment.create()
+    segment = segment_with_index()
     document = FleetDocument(segment)
     assert read_fleet(document) is None
     document.publish(b"[]")

@@ -33,6 +33,7 @@ class Surroundings:
         self.endpoints: Sequence[Worker] = ()
         self.endpoint_error: OSError | None = None
         self.probed: set[WorkerKey] = set()
+        self.engine_events: list[tuple[str, str, int]] = []
         self.observer = self.make_observer(restored=None)
 
     def make_observer(self, *, restored: Fleet | None) -> Observer:
@@ -45,7 +46,17 @@ class Surroundings:
             watch=self.watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
+            engines=self,
         )
+
+    def placed(self, worker: Worker) -> None:
+        self.engine_events.append(("placed", worker.id, len(self.documents)))
+
+    def recovered(self, worker: Worker) -> None:
+        self.engine_events.append(("recovered", worker.id, len(self.documents)))
+
+    def gone(self, worker: Worker) -> None:
+        self.engine_events.append(("gone", worker.id, len(self.documents)))
 
     def publish(self, data: bytes) -> int:
         self.documents.append(msgspec.json.decode(data, type=Fleet))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from extproc.policies.base import Policy, Reason
 from extproc.policies.registry import POLICIES
-from tests.support.fleets import Shared, candidates, prompt, request_with
+from tests.support.fleets import Shared
 
 FAMILY = pytest.mark.parametrize("name", POLICIES)
 

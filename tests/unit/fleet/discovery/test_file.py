@@ -5,14 +5,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from extproc.config.fleet import WorkerSpec
 from extproc.config.load import Lists
 from extproc.config.models import ModelSpec
 from extproc.errors import ConfigurationError
-from extproc.fleet.discovery.file import ChangeDetector, FileSource
-from extproc.telemetry.metrics import Metrics
+from extproc.fleet.discovery.file import ChangeDetector, FileSource, Reading
 from extproc.telemetry.tasks import spawn
 from tests.support.workers_http import until
 
@@ -30,17 +28,15 @@ def load(path: Path) -> Lists:
 
 class Watch:
     def __init__(self, path: Path) -> None:
-        self.metrics = Metrics()
+        self.readings: list[Reading] = []
         self.lists: list[list[str]] = []
-        self.source = FileSource(path=path, interval_secs=0.03, load=load, metrics=self.metrics)
+        self.source = FileSource(path=path, interval_secs=0.03, load=load, on_reading=self.readings.append)
 
     def take(self, lists: Lists) -> None:
         self.lists.append([worker.address for worker in lists.workers] + [model.name for model in lists.models])
 
-    def count(self, result: str) -> float:
-        registry = CollectorRegistry()
-        registry.register(self.metrics.reloads)
-        return registry.get_sample_value("extproc_configuration_reloads_total", {"result": result}) or 0.0
+    def count(self, result: Reading) -> int:
+        return self.readings.count(result)
 
 
 @asynccontextmanager

@@ -1,0 +1,129 @@
+"""Writes what engines report into the worker table, and notes when one of them has lost its cache."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from extproc.config.model_list import names_of
+from extproc.config.models import ModelSpec
+from extproc.fleet.load.engine_load import EngineLoad
+from extproc.fleet.load.rates import LearnedRates
+from extproc.fleet.worker import Worker, WorkerKey
+from extproc.shm.worker_table import Engine, WorkerTable
+
+logger = logging.getLogger(__name__)
+
+LOOKS_AT_OTHERS = 3
+"""Readings in a row that must show requests which are not ours: an engine's numbers lag behind by a step."""
+
+
+class PrefixRecord(Protocol):
+    """Where it is recorded who holds which prefix (:class:`extproc.index.prefix_index.PrefixIndex`)."""
+
+    def clear_worker(self, slot: int) -> None:
+        """Note that a worker holds nothing."""
+
+
+class _Known:
+    """What is remembered of one worker between two readings."""
+
+    def __init__(self) -> None:
+        self.rates = LearnedRates()
+        self.others: deque[float] = deque(maxlen=LOOKS_AT_OTHERS)
+        self.counts_queries = False
+        self.told_block_size = 0
+
+
+class EngineRows:
+    """The writer of the engine rows; runs in the observer alone.
+
+    ``worker_of`` finds a worker as it was last published, ``models`` the configured models. ``clock`` is that of the
+    table.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: WorkerTable,
+        prefixes: PrefixRecord,
+        worker_of: Callable[[WorkerKey], Worker | None],
+        models: Callable[[], Sequence[ModelSpec]],
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._prefixes = prefixes
+        self._worker_of = worker_of
+        self._models = models
+        self._clock = clock
+        self._known: dict[WorkerKey, _Known] = {}
+
+    def take(self, key: WorkerKey, load: EngineLoad | None) -> None:
+        """Take a reading, None when it failed."""
+        worker = self._worker_of(key)
+        if worker is None:
+            return
+        known = self._known.setdefault(key, _Known())
+        row = self._table.engines[worker.slot]
+        if load is None:
+            # Its last state fades by its age; others' requests would stay for ever.
+            row[Engine.ELSEWHERE] = 0.0
+            known.others.clear()
+            return
+        now = self._clock()
+        if known.rates.learn(load, now=now) == "restarted":
+            logger.info("Worker %s has been started anew: its cache is empty", worker.id)
+            self.empty(worker.slot)
+        own = self._table.requests_at(worker.slot)
+        known.others.append(max(0.0, load.running + load.waiting - own))
+        known.counts_queries = load.prefix_queries is not None
+        row[Engine.RUNNING] = load.running
+        row[Engine.WAITING] = load.waiting
+        row[Engine.KV_USAGE] = load.kv_usage
+        row[Engine.NUM_BLOCKS] = load.num_gpu_blocks
+        row[Engine.BLOCK_SIZE] = load.block_size
+        row[Engine.PREFIX_QUERIES] = load.prefix_queries or 0.0
+        row[Engine.PREFIX_HITS] = load.prefix_hits or 0.0
+        row[Engine.PREFILL_RATE] = known.rates.prefill_tokens_per_sec or 0.0
+        row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or 0.0
+        row[Engine.ELSEWHERE] = min(known.others) if len(known.others) == LOOKS_AT_OTHERS else 0.0
+        row[Engine.SCRAPED_AT] = now
+        self._compare_block_size(worker, known, load.block_size)
+
+    def recovered(self, worker: Worker) -> None:
+        """Take it that a worker which was unreachable comes back empty, unless its counters would tell."""
+        known = self._known.get(worker.key)
+        if known is None or not known.counts_queries:
+            self.empty(worker.slot)
+
+    def placed(self, worker: Worker) -> None:
+        """Forget what is known of the slot that a new worker gets."""
+        self._known.pop(worker.key, None)
+        self._table.reset_rows(worker.slot)
+        self._prefixes.clear_worker(worker.slot)
+
+    def gone(self, worker: Worker) -> None:
+        """Forget a worker."""
+        self._known.pop(worker.key, None)
+        self._prefixes.clear_worker(worker.slot)
+
+    def empty(self, slot: int) -> None:
+        """Note that a worker's cache is empty."""
+        self._prefixes.clear_worker(slot)
+        self._table.note_emptied(slot)
+
+    def _compare_block_size(self, worker: Worker, known: _Known, block_size: int) -> None:
+        if not block_size or known.told_block_size == block_size:
+            return
+        known.told_block_size = block_size
+        for spec in self._models():
+            serves = not worker.models or any(name in worker.models for name in names_of(spec))
+            if serves and spec.block_size != block_size:
+                logger.warning(
+                    "Worker %s caches in blocks of %d tokens, but models.%s.block_size is %d: matches are rounded to "
+                    "the latter",
+                    worker.id,
+                    block_size,
+                    spec.name,
+                    spec.block_size,
+                )
