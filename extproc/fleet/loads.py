@@ -15,16 +15,17 @@ N = TypeVar("N", float, Floats)
 
 FIRST_PREFILL_RATE = 8_000.0
 """Prompt tokens a second that a worker is taken to compute until more is known of any."""
-FIRST_REQUEST_SECS = 0.002
-"""What each request already there is taken to add to the time to first byte until more is known."""
+REQUEST_SECS = 0.004
+"""What each request in flight is taken to add. Measured on vLLM, one more makes every step some 30 µs longer, which is
+8 ms for an answer of 256 tokens; half of that, as the first token counts most here."""
+FIRST_SEAT_SECS = 0.01
+"""How often a seat of a full engine is taken to become free until more is known."""
 KV_PRESSURE_SECS = 0.15
 """Weight of a full KV cache in the expected wait, as `least_load` of the Shepherd Model Gateway has it."""
 MAX_KV_USAGE = 0.999
 
 REREAD_SECS = 0.1
 """How old the learned speeds may be; they change slowly, and weighing them takes longer than all else here."""
-REQUEST_SLACK_SECS = 0.002
-"""Jitter of answers makes differences of this size in what a request is learned to add."""
 MAX_CANDIDATE_SETS = 64
 ALIKE, APART = 2.0, 3.0
 """A worker's speed that differs from the middling one by fewer times than the first is taken for noise, from the second
@@ -36,25 +37,25 @@ class Load(NamedTuple, Generic[N]):
 
     ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
     uncached prompt tokens on their way or in work there. ``kv_usage`` is the share of KV blocks that running requests
-    use, and ``told`` 1 where its engine told so lately; else both are 0. ``prefill_rate`` is in tokens a second,
-    ``request_secs`` the time that each request already there adds.
+    use, and ``told`` 1 where its engine told so lately; else both are 0. ``queue_secs`` is the time until one of its
+    seats is free, as far as the engine is known to have no more, and ``prefill_rate`` is in tokens a second.
     """
 
     requests: N
     prefill_tokens: N
     kv_usage: N
     told: N
+    queue_secs: N
     prefill_rate: N
-    request_secs: N
 
     def expected_wait_secs(self) -> N:
         """Return the time until a worker would begin with a prompt that is sent now.
 
-        The uncached tokens before it at the rate at which they are computed, what running requests add, and a term
-        that grows without bound as the KV cache fills: a full one preempts.
+        The uncached tokens before it at the rate at which they are computed, the queue for a seat, a little for every
+        request, and a term that grows without bound as the KV cache fills: a full one preempts.
         """
         usage = self.kv_usage
-        wait = self.prefill_tokens / self.prefill_rate + self.requests * self.request_secs
+        wait = self.prefill_tokens / self.prefill_rate + self.queue_secs + self.requests * REQUEST_SECS
         return wait + KV_PRESSURE_SECS * usage / (1.0 - usage)
 
 
@@ -73,7 +74,8 @@ class _Speeds(NamedTuple):
 
     until: float
     prefill_rate: Floats
-    request_secs: Floats
+    seat_secs: Floats
+    seats: Floats
 
 
 class FleetLoads:
@@ -100,18 +102,20 @@ class FleetLoads:
     def read(self, candidates: Candidates) -> Load[Floats]:
         """Return the load of all candidates."""
         slots = candidates.slots
-        requests, prefill_tokens = self._table.sums(candidates.high)[:2].take(slots, axis=1)
+        in_flight = self._table.sums(candidates.high)[:2].take(slots, axis=1).astype(np.float64)
         engines = self._table.engines.take(slots, axis=0).T
         now = self._clock()
         told = self._fresh(engines[Engine.SCRAPED_AT], now).astype(np.float64)
         speeds = self._speeds_of(candidates, now)
+        requests = in_flight[Quantity.REQUESTS] + engines[Engine.ELSEWHERE] * told
+        seats = np.maximum(speeds.seats, engines[Engine.RUNNING])
         return Load(
-            requests=requests + engines[Engine.ELSEWHERE] * told,
-            prefill_tokens=prefill_tokens.astype(np.float64),
+            requests=requests,
+            prefill_tokens=in_flight[Quantity.PREFILL_TOKENS],
             kv_usage=np.minimum(engines[Engine.KV_USAGE] * told, MAX_KV_USAGE),
             told=told,
+            queue_secs=np.maximum(requests + 1 - seats, 0.0) * speeds.seat_secs,
             prefill_rate=speeds.prefill_rate,
-            request_secs=speeds.request_secs,
         )
 
     def read_one(self, candidates: Candidates, position: int) -> Load[float]:
@@ -119,17 +123,19 @@ class FleetLoads:
         table = self._table
         slot = candidates.workers[position].slot
         now = self._clock()
-        requests, prefill_tokens = table.at(slot)
-        scraped_at, kv_usage, elsewhere = table.engines[slot].take(_GAUGES).tolist()
+        own, prefill_tokens = table.at(slot)
+        scraped_at, kv_usage, elsewhere, running = table.engines[slot].take(_GAUGES).tolist()
         told = float(now - scraped_at <= self._stale_secs)
         speeds = self._speeds_of(candidates, now)
+        requests = own + elsewhere * told
+        seats = max(float(speeds.seats[position]), running)
         return Load(
-            requests=requests + elsewhere * told,
+            requests=requests,
             prefill_tokens=float(prefill_tokens),
             kv_usage=min(kv_usage * told, MAX_KV_USAGE),
             told=told,
+            queue_secs=max(requests + 1 - seats, 0.0) * float(speeds.seat_secs[position]),
             prefill_rate=float(speeds.prefill_rate[position]),
-            request_secs=float(speeds.request_secs[position]),
         )
 
     def room(self, candidates: Candidates) -> CacheRoom:
@@ -150,44 +156,57 @@ class FleetLoads:
         speeds = self._speeds.get(candidates)
         if speeds is not None and now < speeds.until:
             return speeds
-        slots = candidates.slots
-        reported = self._table.engines[slots, Engine.PREFILL_RATE]
-        outcomes = self._table.outcomes[slots].T
-        rates = np.where(reported > 0, reported, outcomes[Outcome.PREFILL_RATE])
+        engines = self._table.engines.take(candidates.slots, axis=0).T
+        outcomes = self._table.outcomes.take(candidates.slots, axis=0).T
         return self._speeds.keep(
             candidates,
             _Speeds(
                 until=now + REREAD_SECS,
-                prefill_rate=evened(rates, otherwise=FIRST_PREFILL_RATE, best=np.max),
-                request_secs=evened(
-                    outcomes[Outcome.REQUEST_SECS],
-                    otherwise=FIRST_REQUEST_SECS,
-                    best=np.min,
-                    slack=REQUEST_SLACK_SECS,
-                ),
+                prefill_rate=evened(_prefill_rates(engines, outcomes), otherwise=FIRST_PREFILL_RATE, best=np.max),
+                seat_secs=evened(outcomes[Outcome.SEAT_SECS], otherwise=FIRST_SEAT_SECS, best=np.min),
+                seats=_seats(engines),
             ),
         )
 
 
-_GAUGES = [Engine.SCRAPED_AT, Engine.KV_USAGE, Engine.ELSEWHERE]
+_GAUGES = [Engine.SCRAPED_AT, Engine.KV_USAGE, Engine.ELSEWHERE, Engine.RUNNING]
 
 
-def evened(numbers: Floats, *, otherwise: float, best: Callable[[Floats], float], slack: float = 0.0) -> Floats:
+def _prefill_rates(engines: Floats, outcomes: Floats) -> Floats:
+    """Return what is known of the prefill rate of each worker; 0 is nothing."""
+    reported, learned = engines[Engine.PREFILL_RATE], outcomes[Outcome.PREFILL_RATE]
+    if reported.any():
+        # Of an engine that will tell, what is guessed from whole answers is worth less than what others tell.
+        learned = np.where(engines[Engine.SCRAPED_AT] > 0, 0.0, learned)
+    return np.where(reported > 0, reported, learned)
+
+
+def _seats(engines: Floats) -> Floats:
+    """Return how many requests each worker is taken to run at once.
+
+    One that was never seen full has as many seats as the best of the others: else all would go there.
+    """
+    seats = engines[Engine.SEATS]
+    most = seats.max()
+    return np.where(seats > 0, seats, most or np.inf)
+
+
+def evened(numbers: Floats, *, otherwise: float, best: Callable[[Floats], float]) -> Floats:
     """Return what to take for a speed of each worker, from what was learned of each; 0 stands for nothing.
 
-    Alike workers are taken for equal, and so are those that differ by less than about ``slack``: numbers are learned
-    from few answers, and those that happen to have the best one would get far more than their share. Workers that are
-    ``APART`` times from the middling one have their own. Workers of which nothing is known are taken for the ``best``:
-    a worker that looks slower than it is may never be asked, and so never be known; one that looks faster soon is.
+    Alike workers are taken for equal: numbers are learned from few answers, and those that happen to have the best one
+    would get far more than their share. Workers that are ``APART`` times from the middling one have their own. Workers
+    of which nothing is known are taken for the ``best``: a worker that looks slower than it is may never be asked, and
+    so never be known; one that looks faster soon is.
     """
     is_known = numbers > 0
-    known = numbers[is_known] + slack
+    known = numbers[is_known]
     if not len(known):
         return np.full(len(numbers), otherwise)
     middling = float(np.sort(known)[(len(known) - 1) // 2])
     apart = np.log(known / middling)
     own = np.clip((np.abs(apart) - np.log(ALIKE)) / (np.log(APART) - np.log(ALIKE)), 0.0, 1.0)
-    known = middling * np.exp(own * apart) - slack
+    known = middling * np.exp(own * apart)
     evened = np.full(len(numbers), best(known))
     evened[is_known] = known
     return evened

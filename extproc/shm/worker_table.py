@@ -80,6 +80,8 @@ class Engine(IntEnum):
     """What ``RECORDED_BLOCKS`` was when the worker's cache was last known to be empty."""
     ELSEWHERE = 11
     """Requests running or waiting there that are not ours."""
+    SEATS = 12
+    """How many requests it runs at once, as seen when others had to wait for it; 0 while that was never seen."""
 
 
 class Outcome(IntEnum):
@@ -93,8 +95,8 @@ class Outcome(IntEnum):
     """How often in a row it has opened."""
     PROBED_AT = 3
     """When a request was last sent to try it; 0 when none is under way."""
-    REQUEST_SECS = 4
-    """Time that each request already there adds to the time to the first byte; learned."""
+    SEAT_SECS = 4
+    """How often one of its seats becomes free when all are taken: the time between two answers; learned."""
     PREFILL_RATE = 5
     """Prompt tokens a second, learned from answers."""
     LONE_SECS = 6
