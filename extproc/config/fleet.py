@@ -45,6 +45,15 @@ class FleetSettings:
         unit="seconds",
         low=0,
     )
+    hung_after_secs: float = setting(
+        10.0,
+        "A worker that has not sent response headers by then, and by four times what the request should take, counts "
+        "as hung: the data plane tries the next one. Only for requests whose body is read and tells how long the "
+        "answer may be, or that it is streamed; for all others see `envoy.hung_after_secs`. 0: off.",
+        unit="seconds",
+        low=0,
+        high=3600,
+    )
     breaker_failures: int = setting(
         3,
         "Failures in a row (no connection, reset before an answer, 5xx) that open a worker's breaker: it gets no "

@@ -42,6 +42,12 @@ class ServerSettings:
     tls_reload_interval_secs: float = setting(
         10.0, "How often the certificate files are checked for a change.", unit="seconds", low=0.05, high=86400
     )
+    streams_last: bool = setting(
+        True,  # noqa: FBT003
+        "The data plane keeps its ext_proc streams open until the answer ends, as it does with `response_trailer_mode: "
+        "SEND` (the generated configuration with `envoy.fail_open`, Istio) or when it buffers bodies. `false`: it may "
+        "end them earlier; such requests count as in flight for their expected time, or until the engine has none.",
+    )
     max_body_bytes: int = setting(
         32 * MIB, "Largest request body; a larger one is answered 413.", unit="bytes", low=1024, high=1024 * MIB
     )

@@ -18,8 +18,17 @@ A dead host has the fewest requests, so least-request balancing likes it: with o
 DESTINATION = "x-gateway-destination-endpoint"
 """Header, and key in the metadata, that carry the decision."""
 
+ATTEMPT_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""Header in which a router may say, in milliseconds, when an attempt whose answer has not begun is given up.
+
+Envoy takes it off the request. It counts instead of ``envoy.hung_after_secs``.
+"""
+
 LB_NAMESPACE = "envoy.lb"
 """Namespace of the dynamic metadata that carry the decision and the endpoint that served."""
+
+HOOKS_NAMESPACE = "extproc"
+"""Namespace of the dynamic metadata that request hooks add."""
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 """Namespace, dot included, in which a data plane may tell which endpoints are allowed."""

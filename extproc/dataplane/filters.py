@@ -1,7 +1,6 @@
 """The HTTP filters, in order: ask a router, forward."""
 
-from collections.abc import Sequence
-
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import (
     BackoffStrategy,
     GrpcService,
@@ -21,11 +20,14 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
-from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
+from extproc.config.dataplane import EnvoySettings
 from extproc.config.settings import Settings
 from extproc.dataplane.extensions import (
+    ATTEMPT_TIMEOUT,
+    HOOKS_NAMESPACE,
     HOST_SELECTION_ATTEMPTS,
     LB_NAMESPACE,
     PREVIOUS_HOSTS,
@@ -52,14 +54,16 @@ def _ext_proc(settings: Settings) -> HttpFilter:
             retry_policy=_stream_retries(),
         ),
         failure_mode_allow=settings.envoy.fail_open,
-        processing_mode=_processing_mode(response_headers=settings.routing.decision_header),
+        processing_mode=_processing_mode(settings.envoy),
         allow_mode_override=True,
         message_timeout=seconds(settings.envoy.message_timeout_secs),
         metadata_options=MetadataOptions(
             forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, SUBSET_NAMESPACE]),
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE]),
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, HOOKS_NAMESPACE]),
         ),
-        forward_rules=HeaderForwardingRules(allowed_headers=_forwarded(settings.envoy.forwarded_headers)),
+        forward_rules=HeaderForwardingRules(allowed_headers=_forwarded(settings.envoy)),
+        # Of the headers that steer Envoy, which a processor may not set by default, this one.
+        mutation_rules=HeaderMutationRules(allow_expression=RegexMatcher(regex=ATTEMPT_TIMEOUT)),
         route_cache_action=(
             ExternalProcessorRouteCacheAction.CLEAR if single else ExternalProcessorRouteCacheAction.RETAIN
         ),
@@ -67,10 +71,15 @@ def _ext_proc(settings: Settings) -> HttpFilter:
     return HttpFilter(name="envoy.filters.http.ext_proc", typed_config=Any.pack(processor))
 
 
-def _forwarded(names: Sequence[str]) -> ListStringMatcher:
-    """Match the headers that a decision may look at; ``name*`` is a prefix."""
-    patterns = [StringMatcher(exact=":method"), StringMatcher(exact=":path")]
-    for name in names:
+def _forwarded(envoy: EnvoySettings) -> ListStringMatcher:
+    """Match the headers that a decision may look at, and what an answer is known by; ``name*`` is a prefix.
+
+    One list holds for both directions: without ``:status`` in it the response phase would not tell the status.
+    """
+    patterns = [StringMatcher(exact=name) for name in (":method", ":path")]
+    if envoy.response_headers:
+        patterns += [StringMatcher(exact=name) for name in (":status", "content-type")]
+    for name in envoy.forwarded_headers:
         if name.endswith("*"):
             patterns.append(StringMatcher(prefix=name.removesuffix("*")))
         else:
@@ -78,16 +87,21 @@ def _forwarded(names: Sequence[str]) -> ListStringMatcher:
     return ListStringMatcher(patterns=patterns)
 
 
-def _processing_mode(*, response_headers: bool) -> ProcessingMode:
-    """Headers and the whole body: Content-Length stays, and failing open works even when a router dies half-way."""
+def _processing_mode(envoy: EnvoySettings) -> ProcessingMode:
+    """Headers and the whole body: Content-Length stays, and failing open works even when a router dies half-way.
+
+    To ask for trailers, which no worker sends, has Envoy hold the stream until the answer ends; else a router that did
+    not want the body would lose sight of its request at the first byte. Not when failing closed: there the death of a
+    router breaks the answers whose streams it holds.
+    """
     send, skip = ProcessingModeHeaderSendMode.SEND, ProcessingModeHeaderSendMode.SKIP
     return ProcessingMode(
         request_header_mode=send,
         request_body_mode=ProcessingModeBodySendMode.BUFFERED,
         request_trailer_mode=skip,
-        response_header_mode=send if response_headers else skip,
+        response_header_mode=send if envoy.response_headers else skip,
         response_body_mode=ProcessingModeBodySendMode.NONE,
-        response_trailer_mode=skip,
+        response_trailer_mode=send if envoy.response_headers and envoy.fail_open else skip,
     )
 
 

@@ -8,6 +8,8 @@ For ``single`` it is an ``ORIGINAL_DST`` cluster that connects to whatever the h
 ``workers_fallback``, for requests that failed open and carry no header.
 """
 
+import socket
+
 from envoy_data_plane.envoy.config.cluster.v3 import (
     Cluster,
     ClusterDiscoveryType,
@@ -17,12 +19,17 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     LoadBalancingPolicy,
     LoadBalancingPolicyPolicy,
     OutlierDetection,
+    UpstreamConnectionOptions,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
+    BindConfig,
     ConfigSource,
     Http1ProtocolOptions,
     PathConfigSource,
+    SocketOption,
+    SocketOptionSocketState,
+    TcpKeepalive,
 )
 from envoy_data_plane.envoy.config.core.v3 import HttpProtocolOptions as ConnectionOptions
 from envoy_data_plane.envoy.extensions.load_balancing_policies.least_request.v3 import LeastRequest
@@ -43,6 +50,9 @@ from extproc.dataplane.extensions import DESTINATION, HTTP_PROTOCOL_OPTIONS, LB_
 from extproc.dataplane.router_cluster import health_counts_at_once, unlimited_circuit_breakers
 
 FALLBACK_CLUSTER = "workers_fallback"
+PROBES = 3
+TCP_USER_TIMEOUT = 18
+"""Linux's number for it, whatever system writes the configuration."""
 
 
 def override_host_cluster(envoy: EnvoySettings, eds_file: str) -> Cluster:
@@ -71,6 +81,8 @@ def original_dst_clusters(envoy: EnvoySettings, eds_file: str) -> list[Cluster]:
         connect_timeout=seconds(envoy.connect_timeout_secs),
         typed_extension_protocol_options={HTTP_PROTOCOL_OPTIONS: Any.pack(_http1(envoy))},
         circuit_breakers=unlimited_circuit_breakers(),
+        upstream_connection_options=_keepalive(envoy.lost_after_secs),
+        upstream_bind_config=_acknowledgement_limit(envoy.lost_after_secs),
     )
     if not envoy.fail_open:
         return [named]
@@ -94,6 +106,8 @@ def _eds_cluster(name: str, envoy: EnvoySettings, eds_file: str) -> Cluster:
         outlier_detection=_outlier_detection(),
         common_lb_config=health_counts_at_once(),
         circuit_breakers=unlimited_circuit_breakers(),
+        upstream_connection_options=_keepalive(envoy.lost_after_secs),
+        upstream_bind_config=_acknowledgement_limit(envoy.lost_after_secs),
     )
 
 
@@ -105,14 +119,45 @@ def _http1(envoy: EnvoySettings) -> HttpProtocolOptions:
     )
 
 
-def _outlier_detection() -> OutlierDetection:
-    """Connect failures, resets and 502 to 504 take a worker out of the fall-back; a 500 may be the request's own fault.
+def _keepalive(lost_after_secs: float) -> UpstreamConnectionOptions | None:
+    """Find a lost machine while an answer is awaited: the kernel asks the other one whether it is still there.
 
-    Short, because the observer probes the workers too: this only bridges the time until the next endpoint file.
+    It asks :data:`PROBES` times, in the second half of the time. Envoy counts whole seconds.
+    """
+    if not lost_after_secs:
+        return None
+    return UpstreamConnectionOptions(
+        tcp_keepalive=TcpKeepalive(
+            keepalive_time=max(1, round(lost_after_secs / 2)),
+            keepalive_interval=max(1, round(lost_after_secs / 2 / PROBES)),
+            keepalive_probes=PROBES,
+        )
+    )
+
+
+def _acknowledgement_limit(lost_after_secs: float) -> BindConfig | None:
+    """Find a lost machine while something sent is not acknowledged, when there are no keep-alive probes."""
+    if not lost_after_secs:
+        return None
+    option = SocketOption(
+        description="TCP_USER_TIMEOUT",
+        level=socket.IPPROTO_TCP,
+        name=TCP_USER_TIMEOUT,
+        int_value=max(1, round(lost_after_secs * 1000)),
+        state=SocketOptionSocketState.STATE_PREBIND,
+    )
+    return BindConfig(socket_options=[option])
+
+
+def _outlier_detection() -> OutlierDetection:
+    """A connect failure, a reset or five 502 to 504 take a worker out of the fall-back; a 500 may be the request's own.
+
+    At once and for a short time: this only bridges the time until the observer's next endpoint file. A list of a
+    router is walked whatever this says.
     """
     return OutlierDetection(
         split_external_local_origin_errors=True,
-        consecutive_local_origin_failure=2,
+        consecutive_local_origin_failure=1,
         enforcing_consecutive_local_origin_failure=100,
         consecutive_gateway_failure=5,
         enforcing_consecutive_gateway_failure=100,

@@ -7,9 +7,10 @@
                                    └──────it fails────────┘   each time for twice as long, up to a limit
 
 The state lies in the worker's outcome row (``shm/worker_table.py``); every router reads and writes it, so a failure
-that one router sees counts for all at once. While a breaker is half-open one request is sent there, not several: at any
-moment only one router may do so (they take turns by the clock), and it does not while another such request is under
-way. A request whose outcome nobody ever sees gives the way free after a time, so a breaker always recovers.
+that one router sees counts for all at once. While a breaker is half-open one request is sent there, its trial, not
+several: at any moment only one router may do so (they take turns by the clock), and it does not while another trial is
+under way. A trial whose outcome nobody ever sees gives the way free after a time, so a breaker always recovers. Only a
+trial opens a breaker for longer: whatever else fails there was sent before it opened.
 """
 
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from extproc.shm.worker_table import Outcome, WorkerTable
 
 TURN_SECS = 0.1
 """How long it is one router's turn to try half-open workers."""
+DECISION_SECS = 0.02
+"""How long before the end of its turn a router begins no trial: it is the next one's turn when it has decided."""
+_MOST_DOUBLINGS = 30
 
 
 class Breakers:
@@ -57,9 +61,10 @@ class Breakers:
     def usable(self, candidates: Candidates) -> Candidates:
         """Leave out workers whose breaker is open; the same object when there are none.
 
-        With no other left all of them are returned: trying is better than refusing.
+        With no other left all of them are returned: trying is better than refusing. Whoever chooses one of them calls
+        :meth:`try_out` at once.
         """
-        if self._table.breaker_changes != self._seen:
+        if self._threshold and self._table.breaker_changes != self._seen:
             self._look()
         if not self._open:
             return candidates
@@ -81,16 +86,22 @@ class Breakers:
 
     def is_open(self, slot: int) -> bool:
         """Whether a worker's breaker is open or half-open."""
-        return self._numbers[_at(slot, Outcome.OPEN_UNTIL)] > 0
+        return self._threshold > 0 and self._numbers[_at(slot, Outcome.OPEN_UNTIL)] > 0
 
-    def try_out(self, slot: int) -> None:
-        """Note that a request goes to a worker; the first to a half-open one is its trial."""
-        if slot in self._open:
-            self._numbers[_at(slot, Outcome.PROBED_AT)] = self._clock()
+    def try_out(self, slot: int) -> float:
+        """Note that a request goes to a worker, and return what :meth:`give_up` wants if it is a trial, else 0."""
+        if slot not in self._open:
+            return 0.0
+        now = self._clock()
+        open_until = self._numbers[_at(slot, Outcome.OPEN_UNTIL)]
+        if not 0 < open_until <= now or self._on_trial(slot, now):
+            return 0.0
+        self._numbers[_at(slot, Outcome.PROBED_AT)] = now
+        return now
 
-    def give_up(self, slot: int) -> None:
-        """Note that nothing will be known of a request that went to a worker."""
-        if self._numbers[_at(slot, Outcome.PROBED_AT)]:
+    def give_up(self, slot: int, trial: float) -> None:
+        """Note that nothing will be known of a request, for which ``try_out`` returned ``trial``."""
+        if trial and self._numbers[_at(slot, Outcome.PROBED_AT)] == trial:
             self._numbers[_at(slot, Outcome.PROBED_AT)] = 0.0
 
     def succeeded(self, slot: int) -> None:
@@ -109,12 +120,20 @@ class Breakers:
             return
         numbers = self._numbers
         now = self._clock()
-        failures = numbers[_at(slot, Outcome.FAILURES)] + 1
-        numbers[_at(slot, Outcome.FAILURES)] = failures
         open_until = numbers[_at(slot, Outcome.OPEN_UNTIL)]
-        # While it is open, what fails was sent before: only a trial opens it for longer.
-        if failures < self._threshold or now < open_until:
-            return
+        if not open_until:
+            failures = numbers[_at(slot, Outcome.FAILURES)] + 1
+            numbers[_at(slot, Outcome.FAILURES)] = failures
+            if failures >= self._threshold:
+                self._open_for_a_time(slot, now)
+        elif now >= open_until and numbers[_at(slot, Outcome.PROBED_AT)]:
+            self._open_for_a_time(slot, now)
+        elif slot not in self._open:
+            # Whoever opened it may have been killed before it could tell.
+            self._table.note_breaker_change()
+
+    def _open_for_a_time(self, slot: int, now: float) -> None:
+        numbers = self._numbers
         opened = numbers[_at(slot, Outcome.OPENED)]
         numbers[_at(slot, Outcome.OPENED)] = min(opened + 1, _MOST_DOUBLINGS)
         numbers[_at(slot, Outcome.PROBED_AT)] = 0.0
@@ -128,16 +147,20 @@ class Breakers:
     def _is_shut(self, slot: int) -> bool:
         if slot not in self._open:
             return False
+        open_until = self._numbers[_at(slot, Outcome.OPEN_UNTIL)]
+        if not open_until:
+            return False
         now = self._clock()
-        if now < self._numbers[_at(slot, Outcome.OPEN_UNTIL)]:
+        if now < open_until:
             return True
-        if (int(now / TURN_SECS) + slot) % self.routers != self.rank:
+        turn, since = divmod(now, TURN_SECS)
+        if (int(turn) + slot) % self.routers != self.rank or since > TURN_SECS - DECISION_SECS:
             return True
-        probed_at = self._numbers[_at(slot, Outcome.PROBED_AT)]
+        return self._on_trial(slot, now)
+
+    def _on_trial(self, slot: int, now: float) -> bool:
+        probed_at: float = self._numbers[_at(slot, Outcome.PROBED_AT)]
         return probed_at > 0 and now - probed_at < self._probe_secs
-
-
-_MOST_DOUBLINGS = 30
 
 
 def _at(slot: int, number: Outcome) -> int:

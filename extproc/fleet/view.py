@@ -167,13 +167,13 @@ def best_prepared(workers: tuple[Worker, ...], adapter: str) -> tuple[Worker, ..
             return 1
         if adapter in worker.lora.running:
             return 0
-        in_use = {*worker.lora.running, *worker.lora.waiting}
-        if len(in_use) < worker.lora.max_adapters or not worker.lora.max_adapters:
+        if worker.lora.has_room:
             return 1
         return 2 if adapter in worker.lora.waiting else 3
 
     ranks = [rank(worker) for worker in workers]
-    return tuple([worker for worker, ranked in zip(workers, ranks, strict=True) if ranked == min(ranks)])
+    best = min(ranks, default=0)
+    return tuple([worker for worker, ranked in zip(workers, ranks, strict=True) if ranked == best])
 
 
 NOBODY = Candidates(())

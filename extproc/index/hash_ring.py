@@ -23,7 +23,10 @@ def points_of(name: str, virtual_nodes: int) -> npt.NDArray[np.uint64]:
 
 
 class HashRing:
-    """The ring of the workers called ``names``, each of which has its ``points``; positions refer to these lists."""
+    """The ring of the workers called ``names``; positions refer to that list.
+
+    ``points`` are those of each name, see :func:`points_of`; remember them, as they are the costly part.
+    """
 
     def __init__(self, names: Sequence[str], points: Sequence[npt.NDArray[np.uint64]]) -> None:
         self._size = len(names)

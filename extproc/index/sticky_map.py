@@ -14,7 +14,9 @@ with one hash.
 
 Everybody reads and writes without a lock. An entry is written as: no key, workers, time, key. A torn read: two
 processes that assign one key at the same moment may each keep their own choice for a request; whoever writes last
-decides for the next one. An entry that is half written when its process is killed has no key and is taken again.
+decides for the next one. Two that take one entry for two keys at the same moment may leave one of the keys with a
+worker of the other, where it then stays. An entry that is half written when its process is killed has no key and is
+taken again.
 """
 
 import os

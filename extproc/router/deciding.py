@@ -1,11 +1,14 @@
 """All that decides in one router process, joined: the policies and the state they share with other processes."""
 
 import dataclasses
+import logging
 import random
 from collections.abc import Sequence
 from time import monotonic
 
+from extproc.config.plugins import options_of
 from extproc.config.settings import Settings
+from extproc.errors import PluginUnusable, StartupError
 from extproc.fleet.breaker import Breakers
 from extproc.fleet.loads import FleetLoads
 from extproc.fleet.view import FleetView
@@ -13,11 +16,14 @@ from extproc.index.prefix_index import PrefixIndex
 from extproc.index.sticky_map import StickyMap, bytes_for
 from extproc.models.reader import PromptReader
 from extproc.policies.base import Policy, PolicyContext
+from extproc.policies.plugin import PluginPolicy
 from extproc.policies.registry import POLICIES
 from extproc.routing.accounting import Accounts
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director
+from extproc.routing.hook_plugins import make_hooks
 from extproc.routing.hooks import HookRunner
+from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
 from extproc.shm.admission import AdmissionColumns
 from extproc.shm.counters import SharedCounter
@@ -28,13 +34,18 @@ from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
 from extproc.telemetry.metrics import Metrics
 
+logger = logging.getLogger(__name__)
+
 ROUND_ROBIN_COUNTER = 0
 SHADOW_STICKY_ENTRIES = 4096
 """Routing keys that a shadow policy remembers, in each process by itself."""
 
 
 class Deciding:
-    """The director of one router, and what has to be looked after beside it."""
+    """The director of one router, and what has to be looked after beside it.
+
+    Raises :class:`StartupError` when a hook, or the default policy, cannot be used.
+    """
 
     def __init__(
         self,
@@ -47,6 +58,11 @@ class Deciding:
         metrics: Metrics,
     ) -> None:
         self._slot = process_slot
+        self._plugins = settings.plugins
+        try:
+            hooks = make_hooks(settings.hooks.enabled, settings.plugins)
+        except PluginUnusable as error:
+            raise StartupError(f"hooks.enabled: {error}") from error
         table = WorkerTable(segment)
         routing = settings.routing
         prefixes = PrefixIndex(
@@ -100,7 +116,8 @@ class Deciding:
             breakers=self.breakers,
             accounts=self.accounts,
             admission=self.admission,
-            hooks=HookRunner(hooks=(), settings=settings.hooks, metrics=metrics),
+            hooks=HookRunner(hooks=hooks, settings=settings.hooks, metrics=metrics),
+            patience=Patience(table=table, base_secs=settings.fleet.hung_after_secs),
             metrics=metrics,
             always_tokenize=settings.tokens.when == "always",
             single_endpoint=routing.destination == "single",
@@ -114,8 +131,16 @@ class Deciding:
         self.accounts.sweep()
 
     def _make(self, name: str, context: PolicyContext) -> Policy | None:
-        policy = POLICIES.get(name)
-        return None if policy is None else policy(context)
+        """Make a policy, or a plugin of that name; None when there is none that can be used."""
+        known = POLICIES.get(name)
+        if known is not None:
+            return known(context)
+        try:
+            own = dataclasses.replace(context, options=options_of(self._plugins, name))
+            return PluginPolicy(own, name=name)
+        except PluginUnusable as error:
+            logger.error("The policy cannot be used: %s", error)  # noqa: TRY400 - for the operator
+            return None
 
 
 def _shadowing(context: PolicyContext) -> PolicyContext:

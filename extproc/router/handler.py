@@ -70,6 +70,7 @@ class ProcessService:
         self.decision_timeout_secs = server.decision_timeout_secs + queue_wait_secs
         self.fail_open = routing.on_error == "open"
         self.shows_decision = routing.decision_header
+        self.streams_last = server.streams_last
         self._stopping = False
         self.active = 0
         self.opened = 0
@@ -232,7 +233,7 @@ class ProcessHandler:
         if self._held:
             self._hold(0)
         if self._decision is not None:
-            self._decision.release(early=not self._exchange.ends_with_answer)
+            self._decision.release(early=not (self._service.streams_last or self._exchange.ends_with_answer))
             self._decision = None
         service = self._service
         if self._malformed:
@@ -309,7 +310,7 @@ class ProcessHandler:
         text = None
         if service.shows_decision:
             text = explain(decision, self._exchange.request.prompts)
-        self._send(self._exchange.routed(decision.endpoints, text))
+        self._send(self._exchange.routed(decision.endpoints, text, attempt_secs=decision.attempt_secs))
         service.count_decision(decision)
 
     def _refuse(self, refusal: Refusal) -> None:

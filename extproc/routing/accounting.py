@@ -58,8 +58,9 @@ class Flight(msgspec.Struct, eq=False):
 
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
     ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
-    still. ``answered_at`` is 0 until the response headers are seen, and ``streamed`` whether they
-    came before the answer, from the worker that was chosen.
+    still. ``answered_at`` is 0 until the response headers are seen, and ``streamed`` whether they came before the
+    answer, from the worker that was chosen. ``trial`` is what the breakers want to know of it
+    when nothing becomes of it, 0 when it is no trial.
     """
 
     tried: tuple[Worker, ...]
@@ -74,6 +75,7 @@ class Flight(msgspec.Struct, eq=False):
     news: Hashes | None = None
     answered_at: float = 0.0
     streamed: bool = False
+    trial: float = 0.0
     over: bool = False
 
 
@@ -132,7 +134,7 @@ class Accounts:
             worker.slot, requests=1, prefill_tokens=flight.prefill_tokens, decode_tokens=flight.answer_tokens
         )
         self._column.note_sent(worker.slot, tokens=tokens, blocks=news)
-        self._breakers.try_out(worker.slot)
+        flight.trial = self._breakers.try_out(worker.slot)
         self._return_later(flight, now)
         return flight
 
@@ -249,7 +251,7 @@ class Accounts:
         self._return_prefill(flight)
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         if not flight.answered_at:
-            self._breakers.give_up(flight.worker.slot)
+            self._breakers.give_up(flight.worker.slot, flight.trial)
         flight.hashes = flight.news = None
 
     def _linger(self, flight: Flight) -> None:

@@ -14,7 +14,8 @@ class Decision(msgspec.Struct, eq=False):
     """A routed request.
 
     ``endpoints`` is the value for the data plane: ``ip:port`` of the first choice, then of its fall-backs, separated by
-    commas. ``terms`` explain the choice. The request counts as in flight from the decision until :meth:`release`;
+    commas. ``terms`` explain the choice. ``attempt_secs`` is how long each worker may take to begin its answer, 0 for
+    as long as it likes. The request counts as in flight from the decision until :meth:`release`;
     ``on_release`` gives back what else it holds.
     """
 
@@ -24,6 +25,7 @@ class Decision(msgspec.Struct, eq=False):
     reason: Reason
     terms: tuple[tuple[str, float], ...] = ()
     matched_tokens: int | None = None
+    attempt_secs: int = 0
     changes: Changes | None = None
     accounts: Accounts | None = None
     flight: Flight | None = None

@@ -18,6 +18,7 @@ from extproc.routing.candidates import within_subset
 from extproc.routing.decision import Decision
 from extproc.routing.flow import Flow, run_flow
 from extproc.routing.hooks import HookRunner
+from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
 from extproc.routing.text_prompt import text_prompt
 from extproc.telemetry.metrics import Metrics
@@ -75,6 +76,7 @@ class Director:
         accounts: Accounts,
         admission: Admission,
         hooks: HookRunner,
+        patience: Patience,
         metrics: Metrics,
         always_tokenize: bool = False,
         single_endpoint: bool = False,
@@ -86,6 +88,7 @@ class Director:
         self._accounts = accounts
         self._admission = admission
         self._hooks = hooks
+        self._patience = patience
         self._metrics = metrics
         self._always_tokenize = always_tokenize
         self._single_endpoint = single_endpoint
@@ -182,6 +185,7 @@ class Director:
             endpoints = worker.address
         else:
             endpoints = ",".join([candidate.address for candidate in choice.workers])
+        flight = self._accounts.start(request, choice, record=self._records)
         return Decision(
             endpoints,
             worker,
@@ -189,9 +193,10 @@ class Director:
             choice.reason,
             choice.terms,
             choice.matched_tokens,
+            self._patience.attempt_secs(request, flight),
             request.changes,
             self._accounts,
-            self._accounts.start(request, choice, record=self._records),
+            flight,
             None if ticket is None else ticket.release,
         )
 

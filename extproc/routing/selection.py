@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from extproc.api.request import RoutingRequest
 from extproc.config.models import ModelSpec
+from extproc.errors import StartupError
 from extproc.fleet.candidates import Candidates
 from extproc.policies.base import Choice, Needs, Policy, header_of
 from extproc.telemetry.metrics import Metrics
@@ -32,7 +33,8 @@ class PolicySelector:
         metrics: Metrics,
     ) -> None:
         found = make(default)
-        assert found is not None, "the configuration was checked"
+        if found is None:
+            raise StartupError(f"routing.policy: {default} cannot be used")
         self._make = make
         self._default = found
         self._shadow = shadow

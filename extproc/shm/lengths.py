@@ -6,8 +6,9 @@
     process slot 1    ...
 
 Class ``4 * e + f`` holds the prompts of ``2**e * (1 + f/4)`` tokens and more, below the next class: a quarter of an
-octave, as finely as ranges of lengths need. The numbers only grow; a reader takes differences. Everybody reads, by
-summing; a sum may be a request old. Columns outlive their process, so no sum ever falls.
+octave, as finely as ranges of lengths need. The last one holds everything longer, from 57,344 tokens. The numbers only
+grow; a reader takes differences. Everybody reads, by summing; a sum may be a request old. Columns outlive their
+process, so no sum ever falls.
 """
 
 import numpy as np

@@ -23,6 +23,8 @@ from extproc.pb.ext_proc_pb2 import (
 )
 
 DESTINATION = "x-gateway-destination-endpoint"
+ATTEMPT_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""Header by which Envoy's router filter takes a request's limit for each attempt; it does not reach the worker."""
 SERVED = f"{DESTINATION}-served"
 DESTINATION_NAMESPACE = "envoy.lb"
 HOOKS_NAMESPACE = "extproc"
@@ -44,15 +46,21 @@ RESPONSE_TRAILERS_CONTINUE = ProcessingResponse(response_trailers=TrailersRespon
 
 @functools.lru_cache(maxsize=4096)
 def routed_headers(
-    endpoints: str | None, *, skip_body: bool, changes: Changes | None = None, content_length: int | None = None
+    endpoints: str | None,
+    *,
+    skip_body: bool,
+    attempt_secs: int = 0,
+    changes: Changes | None = None,
+    content_length: int | None = None,
 ) -> bytes:
     """The reply to request headers that carries the destination.
 
     ``endpoints`` None leaves the request to the data plane's own balancing. ``skip_body`` asks a data plane that would
-    send the body next (and allows a mode override) not to: nothing in it is needed. ``changes`` are what hooks change;
-    ``content_length`` goes with a changed body that follows.
+    send the body next (and allows a mode override) not to: nothing in it is needed. ``attempt_secs`` limits each
+    worker's time to the response headers (0: not at all). ``changes`` are what hooks change; ``content_length`` goes
+    with a changed body that follows.
     """
-    reply = ProcessingResponse(request_headers=HeadersResponse(response=_destination(endpoints, changes)))
+    reply = ProcessingResponse(request_headers=HeadersResponse(response=_destination(endpoints, attempt_secs, changes)))
     if content_length is not None:
         mutation = reply.request_headers.response.header_mutation
         mutation.set_headers.append(_header("content-length", str(content_length)))
@@ -63,10 +71,12 @@ def routed_headers(
 
 
 @functools.lru_cache(maxsize=4096)
-def routed_body(endpoints: str | None, changes: Changes | None = None) -> bytes:
+def routed_body(endpoints: str | None, attempt_secs: int = 0, changes: Changes | None = None) -> bytes:
     """The reply to a buffered request body that carries the destination; arguments as above."""
-    response = _destination(endpoints, changes)
+    response = _destination(endpoints, attempt_secs, changes)
     if changes is not None and changes.body is not None:
+        # Envoy compares the two and answers 500 when they differ.
+        response.header_mutation.set_headers.append(_header("content-length", str(len(changes.body))))
         response.body_mutation.body = changes.body
     return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
 
@@ -136,11 +146,13 @@ def _chunks(phase: Literal["request_body", "response_body"], body: bytes, *, end
     return replies
 
 
-def _destination(endpoints: str | None, changes: Changes | None) -> CommonResponse:
+def _destination(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> CommonResponse:
     # A client that could name its own endpoint would choose the upstream; without one of ours, its header goes.
     if endpoints is None:
         return CommonResponse(header_mutation=HeaderMutation(remove_headers=[DESTINATION]))
     headers = [_header(DESTINATION, endpoints)]
+    if attempt_secs:
+        headers.append(_header(ATTEMPT_TIMEOUT, str(attempt_secs * 1000)))
     if changes is not None:
         headers += [_header(name, value) for name, value in changes.headers]
     return CommonResponse(header_mutation=HeaderMutation(set_headers=headers))

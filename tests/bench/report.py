@@ -1,8 +1,9 @@
-"""The printed report: a table of medians, then each bar with what was measured."""
+"""The report on requests: a table of medians, and each bar with what was measured."""
 
 from collections.abc import Callable, Iterable
 from statistics import median
 
+from tests.bench.rows import Row, at_least, at_most
 from tests.bench.scenarios import SCENARIOS, Idle, Result
 
 MB = 1e6
@@ -39,27 +40,21 @@ def print_table(results: list[Result]) -> None:
     print("\nµs: CPU per request. CPU ratio: ours and Envoy's together, to Envoy alone on the same body.\n")
 
 
-def print_bars(results: list[Result], idle: Idle) -> int:
-    """Each bar of the project; returns 1 when one is missed."""
+def bars(results: list[Result], idle: Idle) -> list[Row]:
+    """Each bar of the project."""
     headers = _median(results, "native", "600 B", lambda result: result.ours)
     body = _median(results, "native-body", "600 B", lambda result: result.ours)
     ratio = _median(results, "grpcio-body", "600 B", lambda result: result.ours) / body
     headers_ratio = _median(results, "grpcio", "600 B", lambda result: result.ours) / headers
     memory = max(idle.router_bytes, *(result.router_bytes for result in results if result.scenario.transport)) / MB
-    bars = [
-        ("native, headers only, 600 B: CPU per request", f"{headers:.0f} µs", f"≤ {NATIVE_HEADERS_BAR_US} µs",
-         headers <= NATIVE_HEADERS_BAR_US),
-        ("native, body parsed, 600 B: CPU per request", f"{body:.0f} µs", f"≤ {NATIVE_BODY_BAR_US} µs",
-         body <= NATIVE_BODY_BAR_US),
-        ("grpcio to native, headers only", f"{headers_ratio:.1f}x", f"≥ {TRANSPORT_RATIO_BAR}x",
-         headers_ratio >= TRANSPORT_RATIO_BAR),
-        ("grpcio to native, body parsed", f"{ratio:.1f}x", f"≥ {TRANSPORT_RATIO_BAR}x", ratio >= TRANSPORT_RATIO_BAR),
-        ("idle service, share of a core", f"{idle.core_share:.2%}", f"< {IDLE_BAR:.0%}", idle.core_share < IDLE_BAR),
-        ("memory of the largest router", f"{memory:.0f} MB", f"< {MEMORY_BAR_MB} MB", memory < MEMORY_BAR_MB),
-    ]  # fmt: skip
-    for what, measured, bar, held in bars:
-        print(f"{'ok    ' if held else 'MISSED'} {what:<48}{measured:>10}   bar {bar}")
-    return 0 if all(held for *_, held in bars) else 1
+    return [
+        at_most("native, headers only, 600 B: CPU per request", headers, NATIVE_HEADERS_BAR_US),
+        at_most("native, body parsed, 600 B: CPU per request", body, NATIVE_BODY_BAR_US),
+        at_least("grpcio to native, headers only", headers_ratio, TRANSPORT_RATIO_BAR),
+        at_least("grpcio to native, body parsed", ratio, TRANSPORT_RATIO_BAR),
+        Row("idle service, share of a core", f"{idle.core_share:.2%}", f"< {IDLE_BAR:.0%}", idle.core_share < IDLE_BAR),
+        Row("memory of the largest router", f"{memory:.0f} MB", f"< {MEMORY_BAR_MB} MB", memory < MEMORY_BAR_MB),
+    ]
 
 
 def _median(results: Iterable[Result], key: str, body: str, value: Callable[[Result], float]) -> float:

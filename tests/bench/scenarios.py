@@ -1,18 +1,15 @@
 """The set-ups that are compared, and one measurement of each."""
 
 import asyncio
-import json
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.bench.load import MODEL, Effort, drive, same_body
 from tests.support.deployment import Bootstrap, data_plane, without_ext_proc
 from tests.support.service import Service
 from tests.support.usage import cpu_seconds, resident_bytes
-
-MODEL = "m"
 
 
 @dataclass(frozen=True)
@@ -57,24 +54,13 @@ class Idle:
     router_bytes: int
 
 
-@dataclass(frozen=True)
-class WrkReport:
-    """What ``wrk`` saw; latencies in milliseconds."""
-
-    requests: int
-    seconds: float
-    p50: float
-    p99: float
-
-
 async def measure_scenario(
     scenario: Scenario,
     *,
     bodies: dict[str, int],
     workers: list[str],
     directory: Path,
-    seconds: int,
-    connections: int,
+    effort: Effort,
 ) -> list[Result]:
     """Start the set-up, warm it up, and drive it with ``wrk`` for every size of body."""
     edit = without_ext_proc if scenario.transport is None else _unchanged
@@ -85,17 +71,17 @@ async def measure_scenario(
     ):
         routers = await service.pids("router")
         for label, size in bodies.items():
-            script = _script(directory, size)
-            await _wrk(envoy.url, script, seconds=1, connections=connections)
+            script = same_body(directory, size)
+            await drive(envoy.url, script, effort, seconds=1)
             ours, theirs = cpu_seconds(routers), cpu_seconds([envoy.pid])
-            report = await _wrk(envoy.url, script, seconds=seconds, connections=connections)
+            report = await drive(envoy.url, script, effort)
             results.append(
                 Result(
                     scenario,
                     label,
                     ours=(cpu_seconds(routers) - ours) / report.requests * 1e6,
                     envoy=(cpu_seconds([envoy.pid]) - theirs) / report.requests * 1e6,
-                    rate=report.requests / report.seconds,
+                    rate=report.rate,
                     p50=report.p50,
                     p99=report.p99,
                     router_bytes=max(resident_bytes(pid) for pid in routers),
@@ -126,35 +112,3 @@ def _config(scenario: Scenario, workers: list[str]) -> dict[str, Any]:
         "routing": {"policy": scenario.policy},
         "workers": [{"address": address, "models": [MODEL] if scenario.reads_body else []} for address in workers],
     }
-
-
-def _script(directory: Path, body_bytes: int) -> Path:
-    sentence = "Tell me a story about routers. "
-    messages = [
-        {"role": "system", "content": "You are a helpful assistant."},
-        {"role": "user", "content": (sentence * (body_bytes // len(sentence) + 1))[: body_bytes - 150]},
-    ]
-    body = json.dumps({"model": MODEL, "messages": messages, "stream": False})
-    path = directory / "post.lua"
-    path.write_text(
-        f'wrk.method = "POST"\nwrk.headers["content-type"] = "application/json"\nwrk.body = [==[{body}]==]\n'
-        'done = function(s, l, r) io.write(string.format("JSON %d %d %d %d %d\\n", s.requests, s.duration,'
-        " l:percentile(50), l:percentile(99), s.errors.status + s.errors.connect + s.errors.read + s.errors.write"
-        " + s.errors.timeout)) end\n"
-    )
-    return path
-
-
-async def _wrk(url: str, script: Path, *, seconds: int, connections: int) -> WrkReport:
-    process = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", f"-c{connections}", f"-d{seconds}", "-s", str(script), f"{url}/v1/chat/completions"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output = (await process.communicate())[0].decode()
-    match = re.search(r"JSON (\d+) (\d+) (\d+) (\d+) (\d+)", output)
-    if process.returncode or match is None:
-        raise SystemExit(f"wrk failed\n{output}")
-    requests, micros, p50, p99, errors = map(int, match.groups())
-    if errors:
-        raise SystemExit(f"{errors} of {requests} requests failed; a benchmark of failures says nothing\n{output}")
-    return WrkReport(requests, micros / 1e6, p50 / 1e3, p99 / 1e3)

@@ -6,13 +6,9 @@ routers use, on warm memory.
 """
 
 import gc
-import json
 import random
-import shutil
-import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -29,9 +25,10 @@ from extproc.models.shelf import ModelShelf
 from extproc.shm.layout import Part
 from extproc.shm.token_store import TokenStore
 from extproc.telemetry.metrics import Metrics, TokenMetrics
+from tests.bench.inputs import Message, Texts, body_of, code, conversation, make_bench_model
+from tests.bench.rows import Row, at_least, at_most
 from tests.bench.token_processes import hit_rates
 from tests.bench.token_stores import compare_stores
-from tests.support.models import TEMPLATES, make_model
 from tests.support.stores import make_segment
 
 MODELS = ("chatml", "deepseek")
@@ -49,61 +46,6 @@ LEVEL_1_BAR_US = 600
 LEVEL_1_RATIO_BAR = 3
 SMALL_BAR_US = 150
 HIT_RATE_BAR = 0.02
-
-Message = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the report; ``held`` is None where there is no bar."""
-
-    what: str
-    measured: str
-    bar: str = ""
-    held: bool | None = None
-
-
-class Texts:
-    """Cuts texts from the sources of the standard library, each once."""
-
-    def __init__(self) -> None:
-        files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*/*.py"))
-        random.Random(4).shuffle(files)
-        self._files = iter(files)
-        self._rest = ""
-
-    def cut(self, size: int) -> str:
-        """Return the next ``size`` characters, all of them ASCII."""
-        while len(self._rest) < size:
-            self._rest += next(self._files).read_text(errors="ignore").encode("ascii", "ignore").decode()
-        text, self._rest = self._rest[:size], self._rest[size:]
-        return text
-
-
-def conversation(texts: Texts, *, turns: int, size: int) -> list[Message]:
-    """``turns`` messages of ``size`` bytes in all, the last one a user's."""
-    roles = ["user", "assistant"] * (turns // 2) if turns > 1 else ["user"]
-    messages: list[Message] = [{"role": role, "content": texts.cut(size // turns)} for role in roles]
-    return messages if turns == 1 else [*messages[1:], {"role": "user", "content": texts.cut(size // turns)}]
-
-
-def make_bench_model(directory: Path, kind: str) -> Path:
-    """Write the files of a model."""
-    make_model(directory, "deepseek")
-    if kind == "chatml":
-        path = directory / "tokenizer.json"
-        document = json.loads(path.read_text())
-        last = max(token["id"] for token in document["added_tokens"])
-        like = {**document["added_tokens"][0], "special": True, "normalized": False}
-        names = ("<|im_start|>", "<|im_end|>")
-        document["added_tokens"] += [{**like, "id": last + 1 + at, "content": name} for at, name in enumerate(names)]
-        path.write_text(json.dumps(document))
-        shutil.copy(TEMPLATES / "qwen2_5.jinja", directory / "chat_template.jinja")
-    return directory
-
-
-def body_of(messages: Sequence[Message]) -> bytes:
-    return json.dumps({"model": "bench", "messages": messages, "max_tokens": 16}).encode()
 
 
 class Bench:
@@ -161,7 +103,7 @@ def seconds_each(work: Callable[[Any], Any], arguments: Sequence[Any]) -> float:
 
 def measure_tokens() -> list[Row]:
     """Measure every case."""
-    texts = Texts()
+    texts = Texts(code())
     with tempfile.TemporaryDirectory(prefix="extproc-bench-") as name:
         benches = [Bench(Path(name, kind), kind) for kind in MODELS]
         gc.freeze()
@@ -184,13 +126,13 @@ def _rows(bench: Bench, texts: Texts) -> Iterator[Row]:
     cold = seconds_each(bench.read, [body_of(messages) for messages in fresh])
     theirs = seconds_each(bench.by_reference, fresh)
     tokens = median(len(bench.read(body_of(messages)).ids) for messages in fresh)
-    yield _at_least(
+    yield at_least(
         f"{kind}: cold {CONVERSATION_BYTES // 1000} KB, {tokens:,.0f} tokens, to transformers",
         theirs / cold,
         COLD_RATIO_BAR,
     )
     again = seconds_each(bench.read, [body_of(messages) for messages in fresh])
-    yield _at_most(f"{kind}: the same prompt again (level 0)", again * 1e6, LEVEL_0_BAR_US)
+    yield at_most(f"{kind}: the same prompt again (level 0)", again * 1e6, LEVEL_0_BAR_US)
     longer = [
         body_of(
             [
@@ -202,28 +144,12 @@ def _rows(bench: Bench, texts: Texts) -> Iterator[Row]:
         for messages in fresh
     ]
     turn = seconds_each(bench.read, longer)
-    yield _at_most(f"{kind}: {TURNS} messages and a new turn (level 1)", turn * 1e6, LEVEL_1_BAR_US)
-    yield _at_least(f"{kind}: the same, to a cold prompt", cold / turn, LEVEL_1_RATIO_BAR)
+    yield at_most(f"{kind}: {TURNS} messages and a new turn (level 1)", turn * 1e6, LEVEL_1_BAR_US)
+    yield at_least(f"{kind}: the same, to a cold prompt", cold / turn, LEVEL_1_RATIO_BAR)
     small = [parse(body_of(conversation(texts, turns=1, size=SMALL_BYTES))) for _ in range(8 * (WARM_UP + CASES))]
     seconds_each(bench.read_parsed, small[: 8 * WARM_UP])
-    yield _at_most(
+    yield at_most(
         f"{kind}: {SMALL_BYTES} bytes, level 1 miss, parsed",
         seconds_each(bench.read_parsed, small[8 * WARM_UP :]) * 1e6,
         SMALL_BAR_US,
     )
-
-
-def _at_least(what: str, ratio: float, bar: float) -> Row:
-    return Row(what, f"{ratio:.1f}x", f"≥ {bar:g}x", ratio >= bar)
-
-
-def _at_most(what: str, micros: float, bar: float) -> Row:
-    return Row(what, f"{micros:.0f} µs", f"≤ {bar:g} µs", micros <= bar)
-
-
-def print_rows(rows: Sequence[Row]) -> int:
-    """Print the report; 1 when a bar is missed."""
-    for row in rows:
-        verdict = "" if row.held is None else "ok" if row.held else "MISSED"
-        print(f"{verdict:<7}{row.what:<52}{row.measured:>18}{'   bar ' + row.bar if row.bar else ''}")
-    return 0 if all(row.held is not False for row in rows) else 1

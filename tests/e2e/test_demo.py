@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 COMMAND = [sys.executable, "-m", "extproc", "demo"]
 DECISION = re.compile(
-    r"worker=(worker-\d); policy=round_robin; reason=round_robin; tokens=\d+; cache=(\w+)$", re.MULTILINE
+    r"worker=(worker-\d); policy=cache_aware; reason=(\w+); tokens=\d+; cache=(\w+); matched=\d+$", re.MULTILINE
 )
 
 
@@ -30,8 +30,9 @@ def test_once_shows_who_served_and_why_and_leaves_nothing_behind(tmp_path: Path)
     )
     assert done.returncode == 0, done.stderr
     decisions = DECISION.findall(done.stdout)
-    assert [worker for worker, _ in decisions] == [f"worker-{number}" for number in (1, 2, 3, 1, 2, 3)]
-    assert [cache for _, cache in decisions] == ["miss", *["level_1"] * 4, "level_0"]
+    assert [reason for _, reason, _ in decisions] == [*["no_match"] * 2, *["prefix_match"] * 4]
+    assert len({worker for worker, _, _ in decisions[1:]}) == 1, "who holds the conversation goes on with it"
+    assert [cache for _, _, cache in decisions] == ["miss", *["level_1"] * 4, "level_0"]
     assert list(tmp_path.iterdir()) == []
 
 

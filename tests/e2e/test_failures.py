@@ -114,15 +114,6 @@ async def test_an_added_worker_costs_nothing_and_takes_its_share(deployed: Deplo
     assert len(result.workers) == 3
 
 
-async def test_a_killed_worker_costs_only_answers_it_had_begun(deployed: Deployment) -> None:
-    async def kill(_: Deployment) -> None:
-        deployed.workers[0].kill()
-
-    result = await under_load(deployed, kill)
-    assert result.failed == {}
-    assert result.broken_off <= CLIENTS
-
-
 async def test_traffic_flows_on_when_all_of_ours_is_dead(deployed: Deployment) -> None:
     async def kill(_: Deployment) -> None:
         deployed.service.kill_everything()
@@ -133,14 +124,6 @@ async def test_traffic_flows_on_when_all_of_ours_is_dead(deployed: Deployment) -
     afterwards = await Load(deployed.address, CHAT, clients=4, limit=100).run()
     assert afterwards.failed == {}
     assert len(afterwards.workers) == 3
-
-
-async def test_a_worker_that_answers_503_or_refuses_is_skipped(deployed: Deployment) -> None:
-    deployed.workers[0].behave(mode="error", error_status=503)
-    deployed.workers[1].behave(mode="reset")
-    result = await Load(deployed.address, CHAT, clients=8, limit=200).run()
-    assert result.failed == {}
-    assert set(result.workers) == {deployed.workers[2].address}
 
 
 async def routers_other_than(deployed: Deployment, gone: list[int], count: int) -> bool:

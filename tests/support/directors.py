@@ -9,6 +9,7 @@ from extproc.policies.base import Policy, PolicyContext
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director, PromptSource
 from extproc.routing.hooks import HookRunner, RequestHook
+from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
 from extproc.shm.admission import AdmissionColumns
 from extproc.shm.layout import Quantity
@@ -63,6 +64,7 @@ class Directing:
             accounts=self.shared.accounts(worker_at=fleet.at),
             admission=self.admission,
             hooks=HookRunner(hooks=hooks, settings=hook_settings or HookSettings(), metrics=self.metrics),
+            patience=Patience(table=self.shared.table, base_secs=10),
             metrics=self.metrics,
             always_tokenize=always_tokenize,
             single_endpoint=single_endpoint,

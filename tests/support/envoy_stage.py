@@ -46,8 +46,8 @@ class Stage:
     endpoints: EndpointFile
     client: aiohttp.ClientSession
 
-    def decide(self, destination: str) -> None:
-        """Let every processor choose this endpoint list."""
+    def decide(self, destination: str | Callable[[], str]) -> None:
+        """Let every processor choose this endpoint list, or what this returns."""
         for processor in self.processors:
             processor.decide = destination
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 from extproc.telemetry.tasks import spawn
+from tests.support.waiting import until
 
 TIMEOUT_SECS = 60.0
 
@@ -114,6 +115,16 @@ class Load:
         await asyncio.sleep(max(0.0, started + secs - time.monotonic()))
         self._stopping = True
         return await task
+
+    async def run_until(self, condition: Callable[[], Awaitable[bool]]) -> LoadResult:
+        """Run until something holds."""
+        task = spawn(self.run(), name="load")
+        try:
+            await until(condition)
+        finally:
+            self.stop()
+            await task
+        return self.result
 
     def stop(self) -> None:
         """Let every client finish its current request and end."""

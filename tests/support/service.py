@@ -26,6 +26,7 @@ class Service:
     """One service: supervisor, routers, observer.
 
     ``config`` is the configuration file's content; ports and the run directory are filled in where it leaves them out.
+    Where it names no policy it is ``round_robin``, so that a test knows who serves.
     """
 
     def __init__(self, *, directory: Path, config: dict[str, Any]) -> None:
@@ -38,6 +39,7 @@ class Service:
             "server": {"drain_linger_secs": 0.2, **config.get("server", {})},
             "supervisor": {"routers": 2, "run_dir": str(directory / "run"), **config.get("supervisor", {})},
             "admin": {"address": f"127.0.0.1:{admin}", **config.get("admin", {})},
+            "routing": {"policy": "round_robin", **config.get("routing", {})},
             "envoy": {
                 "listen_address": f"127.0.0.1:{listen}",
                 "admin_address": f"127.0.0.1:{envoy_admin}",

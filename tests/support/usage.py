@@ -1,6 +1,7 @@
 """What processes have used, from ``/proc``."""
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -38,3 +39,12 @@ def command_line(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return b""
+
+
+def proportional_bytes(pids: Iterable[int]) -> int:
+    """Memory of processes together: pages that several share count once."""
+    total = 0
+    for pid in pids:
+        (line,) = re.findall(r"^Pss: +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+        total += int(line) * 1024
+    return total

@@ -14,6 +14,11 @@ class LoraState(msgspec.Struct, frozen=True, kw_only=True):
     running: tuple[str, ...]
     waiting: tuple[str, ...]
 
+    @property
+    def has_room(self) -> bool:
+        """Whether another adapter fits beside those in use; also where it is not known how many do."""
+        return not self.max_adapters or len({*self.running, *self.waiting}) < self.max_adapters
+
 
 class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
     """The load of one worker, over all of its data parallel ranks.

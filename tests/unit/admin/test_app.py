@@ -20,7 +20,7 @@ from extproc.observer.tokens import ObservedTokens
 from extproc.shm.token_store import TokenStore
 from tests.support.fleets import worker
 from tests.support.readers import Reading
-from tests.support.service_state import FakeState, process
+from tests.support.service_state import ENGINE, OUTCOME, FakeState, process
 
 
 def observed_tokens(*specs: ModelSpec, store: TokenStore | None = None) -> ObservedTokens:
@@ -101,6 +101,10 @@ async def test_lists_the_workers(tmp_path: Path) -> None:
     )
     async with admin(tmp_path, state) as client:
         _, page = await client.get("/workers")
+    rows = [page["workers"][0].pop(name) for name in ("engine", "outcome", "requests", "prefill_tokens")]
+    assert rows == [dict.fromkeys(ENGINE, 0.0), dict.fromkeys(OUTCOME, 0.0), 4, 0]
+    for name in ("engine", "outcome", "requests", "prefill_tokens"):
+        page["workers"][1].pop(name)
     assert page == {
         "fleet_generation": 5,
         "workers": [
@@ -112,6 +116,8 @@ async def test_lists_the_workers(tmp_path: Path) -> None:
                 "state": "active",
                 "healthy": True,
                 "in_flight": 4,
+                "lora": None,
+                "decode_tokens": 0,
             },
             {
                 "id": "w2",
@@ -121,6 +127,8 @@ async def test_lists_the_workers(tmp_path: Path) -> None:
                 "state": "draining",
                 "healthy": False,
                 "in_flight": 7,
+                "lora": None,
+                "decode_tokens": 0,
             },
         ],
     }

@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
         ("--server.router-address", "127.0.0.1:50051"),
         ("--routing.destination", "single"),
         ("--server.tls", "self_signed", "--server.router-address", "127.0.0.1:50051"),
-        ("--envoy.fail-open", "false", "--routing.decision-header", "true"),
+        ("--envoy.fail-open", "false", "--server.streams-last", "false", "--routing.decision-header", "true"),
         ("--envoy.listen-address", "[::1]:8080"),
     ],
 )
@@ -139,3 +139,25 @@ def test_a_model_that_cannot_be_loaded_is_warned_of_with_its_file(
     assert f"warning: models[1]: its requests would be routed without tokens: {broken}/tokenizer.json" in printed.err
     assert "warning: models[2]: its requests would be routed without tokens: a/b" in printed.err
     assert "models[0]" not in printed.err
+
+
+def test_a_wrong_policy_a_parameter_out_of_bounds_and_an_address_given_twice_are_all_listed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "extproc.yaml"
+    path.write_text(
+        "routing: {policy: cache_awre}\n"
+        "cache_aware: {cache_threshold: 1.5}\n"
+        "models: [{name: m, policy: best}]\n"
+        "workers: [{id: a, address: '127.0.0.1:8001'}, {id: b, address: '127.0.0.1:8001'}]\n"
+    )
+    assert main(["check", "-c", str(path)]) == EXIT_BAD_CONFIGURATION == 2
+    said = capsys.readouterr().err
+    for fault in (
+        "routing.policy: unknown policy 'cache_awre'",
+        "did you mean `cache_aware`?",
+        "cache_aware.cache_threshold: must be at most 1",
+        "models[0].policy: unknown policy 'best'",
+        "workers[1].address: is also that of workers[0]",
+    ):
+        assert fault in said

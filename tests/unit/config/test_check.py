@@ -16,7 +16,7 @@ from extproc.config.supervisor import SupervisorSettings
 from extproc.config.tokens import TokensSettings
 from extproc.errors import ConfigurationError
 
-POLICIES = ("random", "round_robin")
+POLICIES = ("cache_aware", "random", "round_robin")
 MIB = 1 << 20
 
 
@@ -38,7 +38,10 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
         ),
         (
             Settings(envoy=EnvoySettings(message_timeout_secs=3.9)),
-            "envoy.message_timeout_secs: must be at least 4: 2 times `server.decision_timeout_secs`",
+            (
+                "envoy.message_timeout_secs: must be at least 6: "
+                "2 times `server.decision_timeout_secs` and `admission.max_wait_secs`"
+            ),
         ),
         (
             Settings(supervisor=SupervisorSettings(heartbeat_interval_secs=6)),
@@ -62,7 +65,10 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
         ),
         (
             Settings(routing=RoutingSettings(policy="random_")),
-            "routing.policy: unknown policy 'random_', known are `random`, `round_robin` - did you mean `random`?",
+            (
+                "routing.policy: unknown policy 'random_', known are `cache_aware`, `random`, `round_robin` - "
+                "did you mean `random`?"
+            ),
         ),
         (
             Settings(fleet=FleetSettings(health_path="health")),
@@ -83,6 +89,10 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
         (
             Settings(fleet=FleetSettings(load_interval_secs=3)),
             "fleet.load_stale_secs: must be at least twice `fleet.load_interval_secs`",
+        ),
+        (
+            Settings(routing=RoutingSettings(decision_header=True), envoy=EnvoySettings(response_headers=False)),
+            "routing.decision_header: needs `envoy.response_headers: true`: the header is added in that phase",
         ),
         (
             Settings(tokens=TokensSettings(cache_bytes=1)),
@@ -111,7 +121,7 @@ def test_values_at_the_limit_are_good(cache_bytes: int, load_interval_secs: floa
     settings = Settings(
         fleet=FleetSettings(load_interval_secs=load_interval_secs),
         tokens=TokensSettings(cache_bytes=cache_bytes),
-        server=ServerSettings(max_body_bytes=33 * MIB - 65536, decision_timeout_secs=5),
+        server=ServerSettings(max_body_bytes=33 * MIB - 65536, decision_timeout_secs=4),
         supervisor=SupervisorSettings(heartbeat_interval_secs=5, restart_backoff_secs=5),
     )
     assert faults_of(settings) == []
@@ -139,6 +149,12 @@ def test_warns_of_what_is_allowed_and_likely_wrong() -> None:
         "server.tls_private_key_file: is not used while `server.tls` is `self_signed`",
         "server.tls: has no effect: all endpoints are unix sockets",
     ]
+
+
+def test_warns_of_streams_that_end_before_their_answers() -> None:
+    closed = Settings(envoy=EnvoySettings(fail_open=False))
+    assert [warning.partition(":")[0] for warning in find_warnings(closed)] == ["server.streams_last"]
+    assert find_warnings(replace(closed, server=ServerSettings(streams_last=False))) == []
 
 
 def test_models_found_by_dns_are_expected_among_the_configured_ones() -> None:
@@ -176,7 +192,7 @@ def test_reports_groups_and_lists_together() -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_settings(settings, policies=POLICIES)
     assert caught.value.faults == [
-        "routing.policy: unknown policy 'x', known are `random`, `round_robin`",
+        "routing.policy: unknown policy 'x', known are `cache_aware`, `random`, `round_robin`",
         "discovery.plugins[0]: unknown plugin 'p', none is installed",
         "workers[0].address: is required: `IP:PORT`",
         "models[0].name: is required: the `model` of requests",

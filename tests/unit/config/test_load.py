@@ -18,7 +18,7 @@ from extproc.config.settings import Settings
 from extproc.errors import ConfigurationError
 from tests.support.settings import all_settings, as_yaml
 
-POLICIES = ("random", "round_robin")
+POLICIES = ("cache_aware", "random", "round_robin")
 Write = Callable[[str], Path]
 
 
@@ -125,8 +125,11 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
             "server.max_streams: must be a whole number, not 'many'",
             "policy: unknown key - did you mean `routing.policy`?",
             "admin: must be a mapping of settings, not 'here'",
-            "envoy.message_timeout_secs: must be at least 4: 2 times `server.decision_timeout_secs`",
-            "routing.policy: unknown policy 'best', known are `random`, `round_robin`",
+            (
+                "envoy.message_timeout_secs: must be at least 6: 2 times `server.decision_timeout_secs` "
+                "and `admission.max_wait_secs`"
+            ),
+            "routing.policy: unknown policy 'best', known are `cache_aware`, `random`, `round_robin`",
             "workers[0].address: must be `IP:PORT` with an IP address, not a name; is 'host:1'",
             "workers[1]: must be a mapping with an `address`, not 3",
             "EXTPROC_SERVER_MAX_BODY_BYTES (server.max_body_bytes): must be a whole number, not '32 MiB'",

@@ -22,10 +22,25 @@ def test_the_router_filter_is_last() -> None:
     ]
 
 
-@pytest.mark.parametrize(("wanted", "mode"), [(False, "SKIP"), (True, "SEND")])
-def test_the_response_phase_is_asked_for_only_when_it_is_used(wanted: bool, mode: str) -> None:
-    config = ext_proc(Settings(routing=RoutingSettings(decision_header=wanted)))
-    assert config["processingMode"]["responseHeaderMode"] == mode
+@pytest.mark.parametrize(
+    ("envoy", "headers", "trailers"),
+    [
+        (EnvoySettings(), "SEND", "SEND"),
+        (EnvoySettings(fail_open=False), "SEND", "SKIP"),
+        (EnvoySettings(response_headers=False), "SKIP", "SKIP"),
+    ],
+)
+def test_the_response_phase_is_held_to_the_answers_end_unless_a_dead_router_would_break_it(
+    envoy: EnvoySettings, headers: str, trailers: str
+) -> None:
+    mode = ext_proc(Settings(envoy=envoy))["processingMode"]
+    assert (mode["responseHeaderMode"], mode["responseTrailerMode"]) == (headers, trailers)
+    assert mode.get("responseBodyMode", "NONE") == "NONE"
+
+
+def test_a_router_may_set_one_of_the_headers_that_steer_envoy() -> None:
+    rules = ext_proc(Settings())["mutationRules"]
+    assert rules == {"allowExpression": {"regex": "x-envoy-upstream-rq-per-try-timeout-ms"}}
 
 
 @pytest.mark.parametrize("fail_open", [True, False])
@@ -51,10 +66,17 @@ def test_the_body_is_buffered_and_the_metadata_pass_both_ways() -> None:
 
 
 def test_only_what_decisions_look_at_is_shown_to_the_routers() -> None:
-    config = ext_proc(Settings(envoy=EnvoySettings(forwarded_headers=("content-length", "x-extproc-*"))))
-    assert config["forwardRules"]["allowedHeaders"]["patterns"] == [
+    envoy = EnvoySettings(forwarded_headers=("content-length", "x-extproc-*"), response_headers=False)
+    assert ext_proc(Settings(envoy=envoy))["forwardRules"]["allowedHeaders"]["patterns"] == [
         {"exact": ":method"},
         {"exact": ":path"},
         {"exact": "content-length"},
         {"prefix": "x-extproc-"},
+    ]
+
+
+def test_what_answers_are_known_by_is_shown_whatever_else_is() -> None:
+    config = ext_proc(Settings(envoy=EnvoySettings(forwarded_headers=())))
+    assert config["forwardRules"]["allowedHeaders"]["patterns"] == [
+        {"exact": name} for name in (":method", ":path", ":status", "content-type")
     ]

@@ -27,12 +27,19 @@ def test_an_answer_has_no_total_time_out() -> None:
 def test_every_attempt_goes_to_a_worker_not_tried() -> None:
     policy = host(Settings(envoy=EnvoySettings(retries=2)))["routes"][0]["route"]["retryPolicy"]
     assert policy["numRetries"] == 2
-    assert policy["retriableStatusCodes"] == [503]
+    assert policy["retriableStatusCodes"] == [502, 503]
     assert [one["name"] for one in policy["retryHostPredicate"]] == ["envoy.retry_host_predicates.previous_hosts"]
 
 
 def test_no_retries_means_no_policy() -> None:
-    assert worker_retries(0) is None
+    assert worker_retries(EnvoySettings(retries=0)) is None
+
+
+def test_an_attempt_has_a_time_limit_only_when_one_is_set() -> None:
+    for hung_after, expected in ((0, None), (2.5, "2.500s")):
+        policy = worker_retries(EnvoySettings(hung_after_secs=hung_after))
+        assert policy is not None
+        assert policy.to_dict().get("perTryTimeout") == expected
 
 
 def test_a_single_destination_is_not_retried_but_its_fall_back_is() -> None:

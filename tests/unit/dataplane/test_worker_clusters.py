@@ -13,6 +13,10 @@ def printed(cluster: Message) -> dict[str, Any]:
     return document
 
 
+def every_cluster(envoy: EnvoySettings) -> list[dict[str, Any]]:
+    return [printed(one) for one in (override_host_cluster(envoy, "/e"), *original_dst_clusters(envoy, "/e"))]
+
+
 def idle_timeout(cluster: dict[str, Any]) -> str:
     options = next(iter(cluster["typedExtensionProtocolOptions"].values()))
     return str(options["commonHttpProtocolOptions"]["idleTimeout"])
@@ -27,10 +31,29 @@ def test_the_decision_is_read_from_metadata_alone() -> None:
 
 def test_idle_connections_are_closed_as_the_setting_says() -> None:
     envoy = EnvoySettings(upstream_idle_timeout_secs=2, connect_timeout_secs=0.5)
-    clusters = [override_host_cluster(envoy, "/e"), *original_dst_clusters(envoy, "/e")]
-    for cluster in map(printed, clusters):
+    for cluster in every_cluster(envoy):
         assert idle_timeout(cluster) == "2s", cluster["name"]
         assert cluster["connectTimeout"] == "0.500s", cluster["name"]
+
+
+def test_a_lost_machine_is_found_while_waiting_and_while_sending() -> None:
+    for cluster in every_cluster(EnvoySettings(lost_after_secs=30)):
+        keepalive = cluster["upstreamConnectionOptions"]["tcpKeepalive"]
+        assert keepalive == {"keepaliveTime": 15, "keepaliveInterval": 5, "keepaliveProbes": 3}, cluster["name"]
+        (option,) = cluster["upstreamBindConfig"]["socketOptions"]
+        assert (option["level"], option["name"], option["intValue"]) == ("6", "18", "30000"), cluster["name"]
+
+
+def test_a_short_time_is_rounded_up_to_what_kernels_count() -> None:
+    cluster = every_cluster(EnvoySettings(lost_after_secs=0.0001))[0]
+    keepalive = cluster["upstreamConnectionOptions"]["tcpKeepalive"]
+    assert keepalive == {"keepaliveTime": 1, "keepaliveInterval": 1, "keepaliveProbes": 3}
+    assert cluster["upstreamBindConfig"]["socketOptions"][0]["intValue"] == "1"
+
+
+def test_a_lost_machine_may_be_left_to_the_kernel() -> None:
+    for cluster in every_cluster(EnvoySettings(lost_after_secs=0)):
+        assert not cluster.keys() & {"upstreamConnectionOptions", "upstreamBindConfig"}, cluster["name"]
 
 
 def test_a_single_destination_has_a_fall_back_with_the_same_endpoints() -> None:

@@ -138,7 +138,7 @@ async def test_a_worker_added_to_the_file_joins_and_a_removed_one_drains_first(s
             service.configure(one, two)
             await until(lambda: service.states == {one.address: "active", two.address: "active"})
             column = service.table.column(0)
-            column.add(service.slots[two.address], 1)
+            column.add(service.slots[two.address], requests=1)
             service.configure(one)
             await until(lambda: service.states == {one.address: "active", two.address: "draining"})
             await until(lambda: service.endpoints == {one.address: "HEALTHY", two.address: "DRAINING"})
@@ -147,7 +147,7 @@ async def test_a_worker_added_to_the_file_joins_and_a_removed_one_drains_first(s
                 200,
                 [("w0", "active", 0), ("w1", "draining", 1)],
             )
-            column.add(service.slots[two.address], -1)
+            column.add(service.slots[two.address], requests=-1)
             await until(lambda: service.states == {one.address: "active"})
             await until(lambda: service.endpoints == {one.address: "HEALTHY"})
 

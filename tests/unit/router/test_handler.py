@@ -14,6 +14,7 @@ from extproc.pb.ext_proc_pb2 import ImmediateResponse, ProcessingRequest
 from extproc.policies.base import Choice, Reason
 from extproc.router.handler import ProcessHandler, ProcessService
 from extproc.routing.decision import Decision
+from extproc.shm.worker_table import Outcome as OutcomeNumber
 from extproc.telemetry.metrics import Metrics
 from tests.support import messages as m
 from tests.support.fleets import Shared, request_with, worker
@@ -48,7 +49,13 @@ class Bench:
     """A service whose decisions the test makes."""
 
     def __init__(
-        self, *, on_error: str = "open", max_streams: int = 100, timeout_secs: float = 30, max_held_bytes: int = 1 << 20
+        self,
+        *,
+        on_error: str = "open",
+        max_streams: int = 100,
+        timeout_secs: float = 30,
+        max_held_bytes: int = 1 << 20,
+        streams_last: bool = True,
     ) -> None:
         self.shared = Shared()
         self.accounts = self.shared.accounts()
@@ -57,7 +64,10 @@ class Bench:
         self.service = ProcessService(
             decider=self,
             server=ServerSettings(
-                max_streams=max_streams, decision_timeout_secs=timeout_secs, max_held_bytes=max_held_bytes
+                max_streams=max_streams,
+                decision_timeout_secs=timeout_secs,
+                max_held_bytes=max_held_bytes,
+                streams_last=streams_last,
             ),
             routing=RoutingSettings(on_error=on_error, decision_header=True),  # type: ignore[arg-type]
             metrics=Metrics(),
@@ -365,3 +375,44 @@ def test_refusals_state_a_status_and_a_reason_of_their_own() -> None:
     classes = Refusal.__subclasses__()
     assert len({kind.reason for kind in classes}) == len(classes)
     assert all(400 <= kind.status < 600 for kind in classes)
+
+
+def served_by(address: str, *, status: str = "200", content_type: str = "application/json") -> ProcessingRequest:
+    """Response headers, with the data plane's word on who has served."""
+    message = m.response_headers()
+    del message.response_headers.headers.headers[:]
+    fields = {":status": status, "content-type": content_type}
+    message.response_headers.headers.CopyFrom(m.header_map(fields))
+    served = message.metadata_context.filter_metadata["envoy.lb"].fields["x-gateway-destination-endpoint-served"]
+    served.string_value = address
+    return message
+
+
+@pytest.mark.parametrize(
+    ("message", "failures"),
+    [
+        (served_by("10.0.0.1:8000"), 0),
+        (served_by("10.0.0.1:8000", status="503"), 1),
+        (served_by("10.0.0.2:8000"), 1),
+        (served_by(""), 0),
+        (served_by("10.0.0.1:8000", status="abc"), 0),
+    ],
+    ids=["served", "failed", "another served", "not said", "no status"],
+)
+def test_the_response_headers_tell_how_the_worker_did(message: ProcessingRequest, failures: int) -> None:
+    bench = Bench()
+    bench.receive(m.request_headers("buffered"), m.request_body(b"{}"), message)
+    assert bench.shared.table.outcomes[1, OutcomeNumber.FAILURES] == failures
+    bench.handler.closed()
+    assert bench.in_flight == 0
+
+
+def test_a_stream_that_may_end_before_its_answer_stays_in_flight_for_a_while() -> None:
+    bench = Bench(streams_last=False)
+    bench.body_needed = False
+    bench.receive(m.request_headers("pipelined"), m.response_headers())
+    bench.handler.closed()
+    assert bench.in_flight == 1
+    bench.shared.clock.advance(600)
+    bench.accounts.sweep()
+    assert bench.in_flight == 0

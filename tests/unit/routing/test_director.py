@@ -326,10 +326,10 @@ def test_the_body_is_needed_for_tokens_only_where_models_are_configured(spec: Mo
 
 def test_names_that_are_not_configured_are_routed_without_tokens(spec: ModelSpec) -> None:
     bench = TokenBench(spec)
-    for name, count in (("other", 0), ("alias", 1)):
+    for name, cache in (("other", "text"), ("alias", "off")):
         decision = bench.start(question(name))
         assert isinstance(decision, Decision)
-        assert len(bench.policy.seen[-1]) == count
+        assert [prompt.cache for prompt in bench.policy.seen[-1]] == [cache]
     with pytest.raises(InvalidRequest):
         bench.start(question("other", messages=[{"content": "no role"}]))
     assert sum(bench.directing.in_flight.values()) == 2
@@ -362,7 +362,7 @@ async def test_a_prompt_that_takes_too_long_is_routed_without_tokens(spec: Model
     event = bench.gate()
     decision = await bench.later(question())
     assert decision.endpoints == "10.0.0.1:8000,10.0.0.2:8000"
-    assert bench.policy.seen == [()]
+    assert [prompt.cache for prompts in bench.policy.seen for prompt in prompts] == ["text"]
     assert bench.reading.fallbacks("encode_timeout") == 1
     event.set()
     bench.close()

@@ -1,0 +1,162 @@
+"""What is learned of synthetic workers, whose times follow from a rule."""
+
+import math
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc.fleet.learning import (
+    LONG_PROMPT_TOKENS,
+    MAX_PREFILL_RATE,
+    MAX_REQUEST_SECS,
+    MAX_SECS,
+    MIN_PREFILL_RATE,
+    MIN_REQUEST_SECS,
+    SHORT_PROMPT_TOKENS,
+    SpeedLearner,
+)
+from extproc.shm.segment import Segment
+from extproc.shm.worker_table import Engine, Outcome, WorkerTable
+
+SLOT = 9
+LONE_SECS = 0.05
+RATE = 12_000.0
+
+
+class Learning:
+    """A table, and the learners of two routers that take turns."""
+
+    def __init__(self) -> None:
+        segment = Segment.create()
+        segment.close()
+        self.table = WorkerTable(segment)
+        self.routers = [SpeedLearner(self.table) for _ in range(2)]
+        self._rng = random.Random(3)
+
+    def watch(
+        self, takes: Callable[[int, int], float], *, answers: int = 300, most_ahead: int = 8, tokens: int = 100
+    ) -> None:
+        """Show answers of a worker that ``takes`` seconds for so many tokens after so many requests ahead."""
+        for answer in range(answers):
+            ahead, uncached = self._rng.randint(0, most_ahead), self._rng.randint(1, tokens)
+            self.routers[answer % 2].first_byte(
+                SLOT, uncached_tokens=uncached, ahead=ahead, elapsed_secs=takes(uncached, ahead)
+            )
+
+    def number(self, number: Outcome) -> float:
+        return float(self.table.outcomes[SLOT, number])
+
+
+@pytest.fixture
+def learning() -> Learning:
+    return Learning()
+
+
+def test_a_request_adds_next_to_nothing_at_a_worker_that_does_all_at_once(learning: Learning) -> None:
+    learning.watch(lambda _tokens, _ahead: LONE_SECS)
+    assert learning.number(Outcome.LONE_SECS) == pytest.approx(LONE_SECS)
+    assert learning.number(Outcome.REQUEST_SECS) == pytest.approx(MIN_REQUEST_SECS, rel=0.01)
+
+
+def test_a_request_adds_its_own_time_at_a_worker_that_does_one_after_the_other(learning: Learning) -> None:
+    learning.watch(lambda _tokens, ahead: 0.1 * (ahead + 1))
+    assert learning.number(Outcome.LONE_SECS) == pytest.approx(0.1)
+    assert learning.number(Outcome.REQUEST_SECS) == pytest.approx(0.1, rel=0.1)
+
+
+def test_long_prompts_at_an_idle_worker_tell_how_fast_it_computes(learning: Learning) -> None:
+    learning.watch(lambda tokens, _ahead: LONE_SECS + tokens / RATE, most_ahead=0, tokens=SHORT_PROMPT_TOKENS // 4)
+    learning.watch(lambda tokens, _ahead: LONE_SECS + tokens / RATE, most_ahead=0, tokens=30 * LONG_PROMPT_TOKENS)
+    assert learning.number(Outcome.PREFILL_RATE) == pytest.approx(RATE, rel=0.1)
+
+
+def test_the_time_to_the_first_byte_is_foretold_of_a_worker_that_was_watched(learning: Learning) -> None:
+    def takes(tokens: int, ahead: int) -> float:
+        return LONE_SECS + tokens / RATE + 0.02 * ahead
+
+    for _ in range(10):
+        learning.watch(takes, most_ahead=0, tokens=30)
+        learning.watch(takes, most_ahead=0, tokens=30 * LONG_PROMPT_TOKENS)
+        learning.watch(takes, most_ahead=16, tokens=4000)
+    for tokens, ahead in ((10, 0), (4000, 0), (20_000, 0), (100, 10), (8000, 10)):
+        foretold = learning.routers[0].first_byte_secs(SLOT, uncached_tokens=tokens, ahead=ahead)
+        assert foretold == pytest.approx(takes(tokens, ahead), rel=0.15)
+
+
+def test_a_rate_that_the_engine_tells_goes_before_the_learned_one(learning: Learning) -> None:
+    learning.table.outcomes[SLOT, Outcome.PREFILL_RATE] = 1000.0
+    assert learning.routers[0].first_byte_secs(SLOT, uncached_tokens=4000, ahead=0) == pytest.approx(4.0)
+    learning.table.engines[SLOT, Engine.PREFILL_RATE] = 40_000.0
+    assert learning.routers[0].first_byte_secs(SLOT, uncached_tokens=4000, ahead=0) == pytest.approx(0.1)
+    learning.routers[1].first_byte(SLOT, uncached_tokens=40_000, ahead=1, elapsed_secs=1.5)
+    assert learning.number(Outcome.REQUEST_SECS) == pytest.approx(0.002 + 0.1 * (0.5 - 0.002))
+
+
+def test_a_slow_start_is_forgotten(learning: Learning) -> None:
+    learning.routers[0].first_byte(SLOT, uncached_tokens=10, ahead=0, elapsed_secs=30.0)
+    learning.watch(lambda _tokens, _ahead: LONE_SECS, most_ahead=0)
+    assert learning.number(Outcome.LONE_SECS) == pytest.approx(LONE_SECS, rel=0.01)
+
+
+def test_a_long_prompt_that_took_less_than_a_short_one_corrects_the_short_one(learning: Learning) -> None:
+    learning.routers[0].first_byte(SLOT, uncached_tokens=10, ahead=0, elapsed_secs=1.0)
+    learning.routers[0].first_byte(SLOT, uncached_tokens=5000, ahead=0, elapsed_secs=0.5)
+    assert learning.number(Outcome.LONE_SECS) == pytest.approx(0.95)
+    assert learning.number(Outcome.PREFILL_RATE) == 0
+
+
+def test_a_middling_prompt_at_an_idle_worker_tells_nothing(learning: Learning) -> None:
+    learning.routers[0].first_byte(SLOT, uncached_tokens=10, ahead=0, elapsed_secs=0.1)
+    before = learning.table.outcomes.copy()
+    learning.routers[0].first_byte(SLOT, uncached_tokens=600, ahead=0, elapsed_secs=0.2)
+    assert np.array_equal(learning.table.outcomes, before)
+
+
+def test_the_length_of_answers_is_a_running_average(learning: Learning) -> None:
+    assert learning.routers[0].answer_secs(SLOT) == 0
+    learning.routers[0].answer_ended(SLOT, secs=4.0)
+    assert learning.routers[1].answer_secs(SLOT) == 4.0
+    learning.routers[1].answer_ended(SLOT, secs=14.0)
+    assert learning.routers[0].answer_secs(SLOT) == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("secs", [-0.001, -1e9, MAX_SECS + 1, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_times_that_cannot_be_are_ignored(learning: Learning, secs: float, ahead: int) -> None:
+    learning.watch(lambda _tokens, ahead: 0.1 * (ahead + 1))
+    learning.routers[0].answer_ended(SLOT, secs=2.0)
+    before = learning.table.outcomes.copy()
+    for tokens in (1, 5000):
+        learning.routers[0].first_byte(SLOT, uncached_tokens=tokens, ahead=ahead, elapsed_secs=secs)
+    learning.routers[0].answer_ended(SLOT, secs=secs)
+    assert np.array_equal(learning.table.outcomes, before)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1 << 21), st.integers(0, 5000), st.floats(allow_nan=True, allow_infinity=True)),
+        max_size=30,
+    )
+    | st.lists(st.tuples(st.integers(0, 1 << 21), st.integers(0, 3), st.floats(0, MAX_SECS)), max_size=30)
+)
+def test_whatever_is_seen_all_numbers_stay_within_bounds(answers: list[tuple[int, int, float]]) -> None:
+    learning = Learning()
+    for tokens, ahead, secs in answers:
+        learning.routers[0].first_byte(SLOT, uncached_tokens=tokens, ahead=ahead, elapsed_secs=secs)
+        learning.routers[1].answer_ended(SLOT, secs=secs)
+        for number, low, high in (
+            (Outcome.REQUEST_SECS, MIN_REQUEST_SECS, MAX_REQUEST_SECS),
+            (Outcome.PREFILL_RATE, MIN_PREFILL_RATE, MAX_PREFILL_RATE),
+            (Outcome.LONE_SECS, 0.0, MAX_SECS),
+            (Outcome.ANSWER_SECS, 0.0, MAX_SECS),
+        ):
+            value = learning.number(number)
+            assert value == 0 or low * 0.999 <= value <= high * 1.001
+        assert 0 <= learning.routers[0].first_byte_secs(SLOT, uncached_tokens=tokens, ahead=ahead) < math.inf
+    others = np.delete(learning.table.outcomes, SLOT, axis=0)
+    assert not others.any()

@@ -1,0 +1,196 @@
+"""What a request weighs, from its choice to the end of its answer, in every way that it can end."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from extproc.api.body import decode
+from extproc.api.openai_chat import decoder
+from extproc.api.request import RoutingRequest
+from extproc.fleet.worker import Worker
+from extproc.policies.base import Choice, Reason
+from extproc.routing.accounting import Accounts, Flight
+from extproc.shm.layout import Quantity
+from extproc.shm.worker_table import Engine, Outcome
+from tests.support.fleets import Shared, prompt, request_with, workers
+
+ONE, TWO, THREE = workers(3)
+IN_FLIGHT = (Quantity.REQUESTS, Quantity.PREFILL_TOKENS, Quantity.DECODE_TOKENS)
+
+
+class Bench:
+    """One process's accounts over workers 0 to 2."""
+
+    def __init__(self) -> None:
+        self.shared = Shared()
+        self.known: dict[str, Worker] = {worker.address: worker for worker in (ONE, TWO, THREE)}
+        self.accounts: Accounts = self.shared.accounts(worker_at=self.known.get)
+
+    def start(self, request: RoutingRequest | None = None, *chosen: Worker) -> Flight:
+        choice = Choice(chosen or (ONE, TWO), Reason.RANDOM)
+        return self.accounts.start(request or request_with(prompt(1600)), choice, record=True)
+
+    def answered(
+        self, flight: Flight, status: int = 200, served: Worker | None = None, *, streamed: bool = False
+    ) -> None:
+        self.accounts.answered(flight, status=status, served=served.address if served else "", streamed=streamed)
+
+    def at(self, worker: Worker) -> list[int]:
+        """Requests, prompt tokens and answer tokens in flight."""
+        return [int(self.shared.table.totals(quantity)[worker.slot]) for quantity in IN_FLIGHT]
+
+    def outcome(self, worker: Worker, number: Outcome) -> float:
+        return float(self.shared.table.outcomes[worker.slot, number])
+
+    def held(self, worker: Worker, seed: int = 0) -> float:
+        """Blocks of a prompt that a worker is recorded to hold."""
+        slots = np.array([worker.slot])
+        return float(self.shared.prefixes.match(prompt(1600, seed=seed).block_hashes, slots)[0])
+
+
+def test_everything_is_counted_at_the_choice_and_given_back_in_two_steps() -> None:
+    bench = Bench()
+    flight = bench.start()
+    assert (bench.at(ONE), bench.held(ONE)) == ([1, 1600, 256], 100)
+    bench.answered(flight, served=ONE)
+    assert bench.at(ONE) == [1, 0, 256]
+    bench.accounts.finish(flight)
+    bench.accounts.finish(flight)
+    assert (bench.at(ONE), bench.held(ONE)) == ([0, 0, 0], 100)
+
+
+def test_only_what_the_worker_does_not_hold_has_to_be_computed() -> None:
+    bench = Bench()
+    bench.start()
+    again = bench.start()
+    assert (again.uncached_tokens, bench.at(ONE)[1]) == (1, 1601)
+    assert (again.ahead, again.ahead_tokens) == (1, 1600)
+
+
+def test_the_answer_may_be_as_long_as_the_request_allows() -> None:
+    bench = Bench()
+    body = json.dumps({"model": "m", "messages": [], "max_tokens": 7}).encode()
+    request = RoutingRequest(method="POST", path="/", headers={}, payload=body, body=decode(decoder, body))
+    bench.start(request)
+    assert bench.at(ONE) == [1, len(body) // 4, 7]
+
+
+def test_what_another_worker_has_served_moves_there_and_the_first_has_failed() -> None:
+    bench = Bench()
+    flight = bench.start()
+    bench.answered(flight, served=TWO)
+    assert (bench.at(ONE), bench.at(TWO)) == ([0, 0, 0], [1, 0, 256])
+    assert (bench.held(ONE), bench.held(TWO)) == (0, 100)
+    assert (bench.outcome(ONE, Outcome.FAILURES), bench.outcome(TWO, Outcome.FAILURES)) == (1, 0)
+    bench.accounts.finish(flight)
+    assert bench.at(TWO) == [0, 0, 0]
+
+
+def test_a_worker_off_the_list_may_have_served_after_all_of_it_failed() -> None:
+    bench = Bench()
+    flight = bench.start()
+    bench.answered(flight, served=THREE)
+    assert [bench.outcome(worker, Outcome.FAILURES) for worker in (ONE, TWO, THREE)] == [1, 1, 0]
+    assert bench.at(THREE) == [1, 0, 256]
+
+
+def test_an_address_that_is_gone_meanwhile_leaves_the_request_where_it_counts() -> None:
+    bench = Bench()
+    flight = bench.start()
+    del bench.known[TWO.address]
+    bench.answered(flight, served=TWO)
+    assert bench.at(ONE) == [1, 0, 256]
+    bench.accounts.finish(flight)
+    assert bench.at(ONE) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(("status", "failures", "held"), [(200, 0, 100), (404, 0, 100), (500, 1, 0), (503, 1, 0)])
+def test_a_server_error_is_a_failure_and_takes_the_record_back(status: int, failures: int, held: float) -> None:
+    bench = Bench()
+    bench.answered(bench.start(), status, ONE)
+    assert (bench.outcome(ONE, Outcome.FAILURES), bench.held(ONE)) == (failures, held)
+
+
+def test_what_was_known_before_a_failed_request_stays_known() -> None:
+    bench = Bench()
+    bench.answered(bench.start(), 200, ONE)
+    bench.answered(bench.start(), 503, ONE)
+    assert bench.held(ONE) == 100
+
+
+def test_the_headers_of_a_streamed_answer_give_nothing_back_before_its_prompt_can_be_done() -> None:
+    """8,000 tokens at the 8,000 a second that are taken until more is known."""
+    bench = Bench()
+    flight = bench.start(request_with(prompt(8000)))
+    bench.shared.clock.advance(0.02)
+    bench.answered(flight, served=ONE, streamed=True)
+    bench.accounts.sweep()
+    assert bench.at(ONE) == [1, 8000, 256]
+    bench.shared.clock.advance(0.97)
+    bench.accounts.sweep()
+    assert bench.at(ONE)[1] == 8000
+    bench.shared.clock.advance(0.02)
+    bench.accounts.sweep()
+    assert bench.at(ONE) == [1, 0, 256]
+    assert bench.outcome(ONE, Outcome.LONE_SECS) == 0, "they teach nothing of its speed"
+
+
+def test_the_end_of_a_streamed_answer_gives_its_prompt_back_once() -> None:
+    bench = Bench()
+    flight = bench.start(request_with(prompt(8000)))
+    bench.answered(flight, served=ONE, streamed=True)
+    bench.accounts.finish(flight)
+    bench.start(request_with(prompt(800, seed=5)))
+    bench.shared.clock.advance(10)
+    bench.accounts.sweep()
+    assert bench.at(ONE) == [1, 800, 256]
+
+
+def test_a_stream_that_ends_early_lingers_for_its_expected_time() -> None:
+    bench = Bench()
+    flight = bench.start()
+    bench.accounts.finish(flight, early=True)
+    assert bench.at(ONE) == [1, 1600, 256]
+    bench.shared.clock.advance(60)
+    bench.accounts.sweep()
+    assert bench.at(ONE) == [0, 0, 0]
+
+
+def test_a_lingering_request_goes_as_soon_as_the_engine_has_fewer() -> None:
+    bench = Bench()
+    for _ in range(2):
+        bench.accounts.finish(bench.start(), early=True)
+    bench.shared.clock.advance(3)
+    engine = bench.shared.table.engines[ONE.slot]
+    engine[Engine.RUNNING], engine[Engine.SCRAPED_AT] = 1, bench.shared.clock()
+    bench.accounts.sweep()
+    assert bench.at(ONE)[0] == 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["unanswered", "whole", "streamed", "failed", "elsewhere", "unknown"]),
+            st.booleans(),
+            st.floats(0, 30),
+        ),
+        max_size=12,
+    )
+)
+def test_everything_returns_to_zero_in_whatever_way_streams_end(ends: list[tuple[str, bool, float]]) -> None:
+    bench = Bench()
+    flights = [bench.start(request_with(prompt(100 + 50 * number, seed=number))) for number in range(len(ends))]
+    for flight, (end, early, pause) in zip(flights, ends, strict=True):
+        bench.shared.clock.advance(pause)
+        if end == "unknown":
+            bench.accounts.answered(flight, status=200, served="10.9.9.9:1", streamed=False)
+        elif end != "unanswered":
+            status = 503 if end == "failed" else 200
+            bench.answered(flight, status, TWO if end == "elsewhere" else ONE, streamed=end == "streamed")
+        bench.accounts.finish(flight, early=early)
+    bench.shared.clock.advance(1000)
+    bench.accounts.sweep()
+    assert [bench.at(worker) for worker in (ONE, TWO, THREE)] == [[0, 0, 0]] * 3
