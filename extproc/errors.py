@@ -136,6 +136,8 @@ class HookRefusal(Refusal):
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message)
         self.status = status  # type: ignore[misc]  # of this answer, not of the class
+        if status >= 500:  # noqa: PLR2004 - the server's errors
+            self.type = "server_error"  # type: ignore[misc]
 
 
 class DecisionTimeout(Refusal):

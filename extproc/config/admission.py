@@ -1,9 +1,13 @@
 """Admission: how much is let in at once, and how long the rest may wait."""
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from extproc.config.setting import setting
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[str, ...] = get_args(Priority)
+"""The most important first."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class AdmissionSettings:
         "of one of lower priority. 0: nobody waits.",
         unit="requests",
         low=0,
-        high=1_000_000,
+        high=10_000,
     )
     max_wait_secs: float = setting(
         2.0,

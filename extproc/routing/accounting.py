@@ -77,6 +77,8 @@ class Flight(msgspec.Struct, eq=False):
     streamed: bool = False
     trial: float = 0.0
     over: bool = False
+    on_end: Callable[[], None] | None = None
+    """Called once when the request is given back, for what else it holds."""
 
 
 class Accounts:
@@ -253,6 +255,8 @@ class Accounts:
         if not flight.answered_at:
             self._breakers.give_up(flight.worker.slot, flight.trial)
         flight.hashes = flight.news = None
+        if flight.on_end is not None:
+            flight.on_end()
 
     def _linger(self, flight: Flight) -> None:
         slot = flight.worker.slot

@@ -1,10 +1,7 @@
 """What a decision is; it lives as long as its request."""
 
-from collections.abc import Callable
-
 import msgspec
 
-from extproc.api.request import Changes
 from extproc.fleet.worker import Worker
 from extproc.policies.base import Reason
 from extproc.routing.accounting import Accounts, Flight
@@ -15,8 +12,7 @@ class Decision(msgspec.Struct, eq=False):
 
     ``endpoints`` is the value for the data plane: ``ip:port`` of the first choice, then of its fall-backs, separated by
     commas. ``terms`` explain the choice. ``attempt_secs`` is how long each worker may take to begin its answer, 0 for
-    as long as it likes. The request counts as in flight from the decision until :meth:`release`;
-    ``on_release`` gives back what else it holds.
+    as long as it likes. The request counts as in flight from the decision until :meth:`release`.
     """
 
     endpoints: str
@@ -26,10 +22,8 @@ class Decision(msgspec.Struct, eq=False):
     terms: tuple[tuple[str, float], ...] = ()
     matched_tokens: int | None = None
     attempt_secs: int = 0
-    changes: Changes | None = None
     accounts: Accounts | None = None
     flight: Flight | None = None
-    on_release: Callable[[], None] | None = None
 
     def answered(self, *, status: int, served: str, streamed: bool) -> None:
         """Take the response headers; see :meth:`~extproc.routing.accounting.Accounts.answered`."""
@@ -41,6 +35,3 @@ class Decision(msgspec.Struct, eq=False):
         if self.accounts is not None and self.flight is not None:
             self.accounts.finish(self.flight, early=early)
             self.accounts = None
-        if self.on_release is not None:
-            self.on_release()
-            self.on_release = None

@@ -120,11 +120,11 @@ class Director:
         candidates = self._candidates(request, model)
         spec = None if model is None else self._fleet.spec_of(model)
         ticket = self._admission.admit(request, spec)
-        if isinstance(ticket, asyncio.Future):
-            ticket = yield ticket
-            self._refresh()
-            candidates = self._candidates(request, model)
         try:
+            if ticket is not None and ticket.granted is not None:
+                yield ticket.granted
+                self._refresh()
+                candidates = self._candidates(request, model)
             policy = self._selector.select(request, spec)
             if request.body is not None and model is not None:
                 waited = yield from self._read_prompts(request, request.body, model, policy)
@@ -186,6 +186,8 @@ class Director:
         else:
             endpoints = ",".join([candidate.address for candidate in choice.workers])
         flight = self._accounts.start(request, choice, record=self._records)
+        if ticket is not None:
+            flight.on_end = ticket.release
         return Decision(
             endpoints,
             worker,
@@ -194,10 +196,8 @@ class Director:
             choice.terms,
             choice.matched_tokens,
             self._patience.attempt_secs(request, flight),
-            request.changes,
             self._accounts,
             flight,
-            None if ticket is None else ticket.release,
         )
 
     def _without_trials(self, choice: Choice) -> Choice:

@@ -16,7 +16,7 @@ Flow = Generator["asyncio.Future[Any]", Any, T]
 def run_flow(flow: "Flow[T]") -> "T | asyncio.Future[T]":
     """Return what a flow returns, now or later; raises what it raises, now or through the future.
 
-    Cancelling the future cancels what the flow waits for, which it sees as ``asyncio.CancelledError``.
+    Cancelling the future cancels what the flow waits for, then and later, which it sees as ``asyncio.CancelledError``.
     """
     try:
         waiting = next(flow)
@@ -40,10 +40,10 @@ class _Waiting:
 
     def _go_on(self, done: "asyncio.Future[Any]") -> None:
         try:
-            # Also when nobody waits any more: the flow gives back what it holds, and asyncio logs an exception that
-            # nobody asked for, which may quote the prompt.
+            # Asked for also when nobody waits any more: else asyncio logs the exception, which may quote the prompt.
             error: BaseException | None = asyncio.CancelledError() if done.cancelled() else done.exception()
-            if error is None and self.outcome.done():
+            if self.outcome.done():
+                # The flow learns of it even when its future is done, and gives back what it holds.
                 error = asyncio.CancelledError()
             self._awaited = self._flow.throw(error) if error is not None else self._flow.send(done.result())
         except StopIteration as finished:
@@ -57,6 +57,8 @@ class _Waiting:
                 self.outcome.set_exception(error)
         else:
             self._awaited.add_done_callback(self._go_on)
+            if self.outcome.done():
+                self._awaited.cancel()
 
     def _abandoned(self, outcome: "asyncio.Future[Any]") -> None:
         if outcome.cancelled():

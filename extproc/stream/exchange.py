@@ -126,8 +126,8 @@ class Exchange:
         return self._decided(endpoints, attempt_secs, self.request.changes)
 
     def left_open(self) -> list[bytes]:
-        """Let the data plane balance this request by itself."""
-        return self._decided(None, 0, None)
+        """Let the data plane balance this request by itself, as hooks have changed it."""
+        return self._decided(None, 0, self.request.changes)
 
     def refused(self, refusal: Refusal) -> list[bytes]:
         """Answer the request ourselves."""
@@ -300,11 +300,7 @@ class Exchange:
             for position, chunk in enumerate(chunks):
                 out += self._chunk_replies(chunk, end_of_stream=ended and position == last)
             return out
-        out = [
-            replies.routed_headers(
-                endpoints, skip_body=False, attempt_secs=attempt_secs, changes=changes, content_length=len(body)
-            )
-        ]
+        out = [replies.routed_headers(endpoints, skip_body=False, attempt_secs=attempt_secs, changes=changes)]
         if self._request_mode == FULL_DUPLEX_STREAMED:
             return out + replies.request_chunks(body, end_of_stream=not self._trailers_owed)
         return out + [replies.replaced_chunk(part) for part in (body, *[b""] * (len(chunks) - 1))]

@@ -44,41 +44,26 @@ RESPONSE_BODY_CONTINUE = ProcessingResponse(response_body=BodyResponse()).Serial
 RESPONSE_TRAILERS_CONTINUE = ProcessingResponse(response_trailers=TrailersResponse()).SerializeToString()
 
 
-@functools.lru_cache(maxsize=4096)
 def routed_headers(
-    endpoints: str | None,
-    *,
-    skip_body: bool,
-    attempt_secs: int = 0,
-    changes: Changes | None = None,
-    content_length: int | None = None,
+    endpoints: str | None, *, skip_body: bool, attempt_secs: int = 0, changes: Changes | None = None
 ) -> bytes:
     """The reply to request headers that carries the destination.
 
     ``endpoints`` None leaves the request to the data plane's own balancing. ``skip_body`` asks a data plane that would
     send the body next (and allows a mode override) not to: nothing in it is needed. ``attempt_secs`` limits each
-    worker's time to the response headers (0: not at all). ``changes`` are what hooks change; ``content_length`` goes
-    with a changed body that follows.
+    worker's time to the response headers (0: not at all). ``changes`` are what hooks change; a changed body has to
+    follow.
     """
-    reply = ProcessingResponse(request_headers=HeadersResponse(response=_destination(endpoints, attempt_secs, changes)))
-    if content_length is not None:
-        mutation = reply.request_headers.response.header_mutation
-        mutation.set_headers.append(_header("content-length", str(content_length)))
-    if skip_body:
-        reply.mode_override.request_body_mode = NONE
-        reply.mode_override.response_body_mode = NONE
-    return _with_metadata(reply, endpoints, changes)
+    if changes is None:
+        return _routed_headers(endpoints, attempt_secs, skip_body=skip_body)
+    return _headers_reply(endpoints, attempt_secs, changes, skip_body=skip_body)
 
 
-@functools.lru_cache(maxsize=4096)
 def routed_body(endpoints: str | None, attempt_secs: int = 0, changes: Changes | None = None) -> bytes:
     """The reply to a buffered request body that carries the destination; arguments as above."""
-    response = _destination(endpoints, attempt_secs, changes)
-    if changes is not None and changes.body is not None:
-        # Envoy compares the two and answers 500 when they differ.
-        response.header_mutation.set_headers.append(_header("content-length", str(len(changes.body))))
-        response.body_mutation.body = changes.body
-    return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
+    if changes is None:
+        return _routed_body(endpoints, attempt_secs)
+    return _body_reply(endpoints, attempt_secs, changes)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -146,16 +131,48 @@ def _chunks(phase: Literal["request_body", "response_body"], body: bytes, *, end
     return replies
 
 
-def _destination(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> CommonResponse:
-    # A client that could name its own endpoint would choose the upstream; without one of ours, its header goes.
+def _headers_reply(endpoints: str | None, attempt_secs: int, changes: Changes | None, *, skip_body: bool) -> bytes:
+    reply = ProcessingResponse(request_headers=HeadersResponse(response=_routed(endpoints, attempt_secs, changes)))
+    if skip_body:
+        reply.mode_override.request_body_mode = NONE
+        reply.mode_override.response_body_mode = NONE
+    return _with_metadata(reply, endpoints, changes)
+
+
+def _body_reply(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> bytes:
+    response = _routed(endpoints, attempt_secs, changes)
+    if changes is not None and changes.body is not None:
+        response.body_mutation.body = changes.body
+    return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
+
+
+# Remembered without changes only: those hold what requests say, and hardly ever repeat.
+@functools.lru_cache(maxsize=4096)
+def _routed_headers(endpoints: str | None, attempt_secs: int, *, skip_body: bool) -> bytes:
+    return _headers_reply(endpoints, attempt_secs, None, skip_body=skip_body)
+
+
+@functools.lru_cache(maxsize=4096)
+def _routed_body(endpoints: str | None, attempt_secs: int) -> bytes:
+    return _body_reply(endpoints, attempt_secs, None)
+
+
+def _routed(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> CommonResponse:
+    mutation = HeaderMutation()
     if endpoints is None:
-        return CommonResponse(header_mutation=HeaderMutation(remove_headers=[DESTINATION]))
-    headers = [_header(DESTINATION, endpoints)]
+        # A client that could name its own endpoint would choose the upstream; without one of ours, its header goes.
+        mutation.remove_headers.append(DESTINATION)
+    else:
+        mutation.set_headers.append(_header(DESTINATION, endpoints))
     if attempt_secs:
-        headers.append(_header(ATTEMPT_TIMEOUT, str(attempt_secs * 1000)))
+        mutation.set_headers.append(_header(ATTEMPT_TIMEOUT, str(attempt_secs * 1000)))
     if changes is not None:
-        headers += [_header(name, value) for name, value in changes.headers]
-    return CommonResponse(header_mutation=HeaderMutation(set_headers=headers))
+        mutation.set_headers.extend([_header(name, value) for name, value in changes.headers])
+        if changes.body is not None:
+            # Envoy refuses a buffered body of another length than the header says, and in the other modes it takes the
+            # header only with `allow_content_length_header`; without, the body goes in chunks.
+            mutation.set_headers.append(_header("content-length", str(len(changes.body))))
+    return CommonResponse(header_mutation=mutation)
 
 
 def _header(name: str, value: str) -> HeaderValueOption:
@@ -163,9 +180,11 @@ def _header(name: str, value: str) -> HeaderValueOption:
 
 
 def _with_metadata(reply: ProcessingResponse, endpoints: str | None, changes: Changes | None) -> bytes:
+    metadata: dict[str, dict[str, str]] = {}
     if endpoints is not None:
-        metadata: dict[str, dict[str, str]] = {DESTINATION_NAMESPACE: {DESTINATION: endpoints}}
-        if changes is not None and changes.metadata:
-            metadata[HOOKS_NAMESPACE] = dict(changes.metadata)
+        metadata[DESTINATION_NAMESPACE] = {DESTINATION: endpoints}
+    if changes is not None and changes.metadata:
+        metadata[HOOKS_NAMESPACE] = dict(changes.metadata)
+    if metadata:
         reply.dynamic_metadata.update(metadata)
     return reply.SerializeToString()
