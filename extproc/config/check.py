@@ -16,6 +16,7 @@ from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
 from extproc.config.plugin_list import find_plugin_faults, unknown_plugin
 from extproc.config.plugins import PluginGroup, PluginNames, no_plugins
+from extproc.config.policy_check import find_policy_faults, find_policy_warnings
 from extproc.config.server import MIB
 from extproc.config.settings import Settings
 from extproc.config.workers import find_worker_faults
@@ -66,6 +67,7 @@ def find_faults(
         *_sizes_and_times(settings),
         *_routing(settings, policies, plugin_names),
         *_hooks(settings.hooks.enabled, plugin_names),
+        *find_policy_faults(settings),
         *_fleet(settings),
         *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
@@ -89,6 +91,7 @@ def find_warnings(settings: Settings) -> list[str]:
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
     warnings += find_discovery_warnings(settings.discovery)
+    warnings += find_policy_warnings(settings)
     if server.streams_last and not settings.envoy.fail_open:
         words = (
             "streams of requests whose body is not read end early with `envoy.fail_open: false`, and so does the count "
