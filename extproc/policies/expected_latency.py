@@ -29,7 +29,7 @@ class ExpectedLatency:
     """The lowest expected cost."""
 
     name: ClassVar[str] = "expected_latency"
-    needs: ClassVar[Needs] = Needs.TOKENS
+    needs: ClassVar[Needs] = Needs.PREFIXES
 
     def __init__(self, context: PolicyContext) -> None:
         self._parameters = context.parameters.expected_latency
