@@ -187,7 +187,7 @@ def _seats(engines: Floats) -> Floats:
     One that was never seen full has as many seats as the best of the others: else all would go there.
     """
     seats = engines[Engine.SEATS]
-    most = seats.max()
+    most = seats.max(initial=0.0)
     return np.where(seats > 0, seats, most or np.inf)
 
 
