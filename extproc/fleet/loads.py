@@ -1,5 +1,6 @@
 """How loaded the candidates are, from what all processes count and what the engines report."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
@@ -32,7 +33,8 @@ ALIKE, APART = 2.0, 3.0
 on for its own; in between, in part."""
 
 
-class Load(NamedTuple, Generic[N]):
+@dataclasses.dataclass(slots=True)
+class Load(Generic[N]):
     """The load of one worker, or of all candidates: then an array each, in the order of the candidates.
 
     ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
@@ -178,7 +180,8 @@ def _prefill_rates(engines: Floats, outcomes: Floats) -> Floats:
     if reported.any():
         # Of an engine that will tell, what is guessed from whole answers is worth less than what others tell.
         learned = np.where(engines[Engine.SCRAPED_AT] > 0, 0.0, learned)
-    return np.where(reported > 0, reported, learned)
+    rates: Floats = np.where(reported > 0, reported, learned)
+    return rates
 
 
 def _seats(engines: Floats) -> Floats:

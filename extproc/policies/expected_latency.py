@@ -76,4 +76,5 @@ class ExpectedLatency:
         if requests[best] < 1:
             return full_costs
         sooner = (requests < 1) & (costs < costs[best])
-        return full_costs - sooner * (1.0 + full_costs.max())
+        without: Floats = full_costs - sooner * (1.0 + full_costs.max())
+        return without

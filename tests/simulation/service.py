@@ -193,7 +193,7 @@ class Simulation:
     def _sweep(self) -> None:
         for router in self._routers:
             router.accounts.sweep()
-        if not self._over or sum(self.shared.table.in_flight()):
+        if not self._over or any(self.shared.table.in_flight()):
             self.timeline.after(SWEEP_SECS, self._sweep)
 
     def _sample(self) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -162,7 +163,8 @@ def test_one_candidate_is_read_as_among_all(data: st.DataObject) -> None:
     load = shared.loads.read(everyone)
     for position in range(4):
         one = shared.loads.read_one(everyone, position)
-        assert one == Load(*[float(numbers[position]) for numbers in load])
+        fields = {field.name: float(getattr(load, field.name)[position]) for field in dataclasses.fields(load)}
+        assert one == Load(**fields)
         assert one.expected_wait_secs() == pytest.approx(float(load.expected_wait_secs()[position]))
 
 
