@@ -28,6 +28,8 @@ class Needs(IntEnum):
     BODY = 2
     TOKENS = 3
     """The prompt's token ids and block hashes; where they cannot be known, hashes of the blocks of its text."""
+    PREFIXES = 4
+    """Who holds which prefix, so that the prompts of requests are recorded where they are sent."""
 
 
 class Reason(StrEnum):

@@ -31,7 +31,7 @@ class CacheAware:
     """The least loaded of those that hold the prefix."""
 
     name: ClassVar[str] = "cache_aware"
-    needs: ClassVar[Needs] = Needs.TOKENS
+    needs: ClassVar[Needs] = Needs.PREFIXES
 
     def __init__(self, context: PolicyContext) -> None:
         self._parameters = context.parameters.cache_aware

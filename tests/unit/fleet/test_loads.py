@@ -1,5 +1,6 @@
 import itertools
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -164,7 +165,7 @@ def test_one_candidate_is_read_as_among_all(data: st.DataObject) -> None:
     load = shared.loads.read(everyone)
     for position in range(4):
         one = shared.loads.read_one(everyone, position)
-        assert one == Load(*[float(numbers[position]) for numbers in load])
+        assert one == Load(*[float(numbers[position]) for numbers in msgspec.structs.astuple(load)])
         assert one.expected_wait_secs() == pytest.approx(float(load.expected_wait_secs()[position]))
 
 
