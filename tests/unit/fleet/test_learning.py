@@ -19,6 +19,7 @@ from extproc.fleet.learning import (
     SHORT_PROMPT_TOKENS,
     SpeedLearner,
 )
+from extproc.fleet.loads import FIRST_PREFILL_RATE
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 from tests.support.segments import mapped
 
@@ -107,13 +108,13 @@ def test_the_time_of_a_streamed_answer_says_nothing_of_its_prompt(learning: Lear
     assert learning.number(Outcome.PREFILL_RATE) == 0
 
 
-def test_a_worker_of_which_nothing_is_known_is_taken_for_one_of_the_others(learning: Learning) -> None:
-    for slot, rate, lone_secs in ((1, 10_000, 0.1), (2, 20_000, 0.2), (3, 90_000, 0.9)):
-        learning.table.outcomes[slot, Outcome.PREFILL_RATE] = rate
-        learning.table.outcomes[slot, Outcome.LONE_SECS] = lone_secs
-    assert learning.routers[0].prefill_rate(SLOT) == 20_000
-    learning.answered(tokens=4000, ahead=0, secs=0.6)
-    assert learning.number(Outcome.PREFILL_RATE) == pytest.approx(10_000)
+def test_a_worker_of_which_nothing_is_known_is_taken_for_those_that_the_router_has_seen(learning: Learning) -> None:
+    learning.answered(slot=1, tokens=100, ahead=0, secs=0.2)
+    learning.answered(slot=2, tokens=4000, ahead=0, secs=0.6)
+    assert learning.routers[0].prefill_rate(SLOT) == pytest.approx(10_000)
+    assert learning.routers[1].prefill_rate(SLOT) == FIRST_PREFILL_RATE
+    learning.answered(tokens=4000, ahead=0, secs=0.4)
+    assert learning.number(Outcome.PREFILL_RATE) == pytest.approx(20_000)
 
 
 def test_the_time_to_the_first_byte_is_foretold_of_a_worker_that_was_watched(learning: Learning) -> None:
