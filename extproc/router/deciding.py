@@ -2,10 +2,12 @@
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
+from extproc.config.plugins import PluginSpec, options_of
 from extproc.config.settings import Settings
+from extproc.errors import PluginUnusable, StartupError
 from extproc.fleet.breaker import Breakers
 from extproc.fleet.loads import FleetLoads
 from extproc.fleet.view import FleetView
@@ -13,10 +15,12 @@ from extproc.index.prefix_index import PrefixIndex
 from extproc.index.sticky_map import StickyMap, bytes_for
 from extproc.models.reader import PromptReader
 from extproc.policies.base import Policy, PolicyContext
+from extproc.policies.plugin import PluginPolicy
 from extproc.policies.registry import POLICIES
 from extproc.routing.accounting import Accounts
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director
+from extproc.routing.hook_plugin import make_hooks
 from extproc.routing.hooks import HookRunner
 from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
@@ -71,13 +75,11 @@ class Deciding:
             lengths=LengthColumns(segment, process_slot=process_slot),
             options={},
         )
-        selector = PolicySelector(
-            make=lambda name: self._make(name, context),
-            default=routing.policy,
-            shadow=self._make(routing.shadow_policy, _shadowing(context)) if routing.shadow_policy else None,
-            overrides=routing.override_policies,
-            metrics=metrics,
-        )
+        try:
+            selector = _selector(settings, context, metrics)
+            hooks = make_hooks(settings.hooks.enabled, plugins=settings.plugins)
+        except PluginUnusable as error:
+            raise StartupError(f"a plugin cannot be used: {error}") from error
         self.accounts = Accounts(
             column=table.column(process_slot),
             table=table,
@@ -101,7 +103,7 @@ class Deciding:
             breakers=self.breakers,
             accounts=self.accounts,
             admission=self.admission,
-            hooks=HookRunner(hooks=(), settings=settings.hooks, metrics=metrics),
+            hooks=HookRunner(hooks=hooks, settings=settings.hooks, metrics=metrics),
             patience=Patience(table=table, base_secs=settings.fleet.hung_after_secs),
             metrics=metrics,
             always_tokenize=settings.tokens.when == "always",
@@ -115,9 +117,31 @@ class Deciding:
             self.breakers.rank, self.breakers.routers = slots.index(self._slot), len(slots)
         self.accounts.sweep()
 
-    def _make(self, name: str, context: PolicyContext) -> Policy | None:
-        policy = POLICIES.get(name)
-        return None if policy is None else policy(context)
+
+def _selector(settings: Settings, context: PolicyContext, metrics: Metrics) -> PolicySelector:
+    routing = settings.routing
+    shadow = None
+    if routing.shadow_policy:
+        # What it fails at is counted where it is compared.
+        shadow = _make(routing.shadow_policy, _shadowing(context), settings.plugins, on_failed=lambda: None)
+    on_failed = metrics.fallbacks.labels("policy_failed").inc
+    return PolicySelector(
+        make=lambda name: _make(name, context, settings.plugins, on_failed=on_failed),
+        default=routing.policy,
+        shadow=shadow,
+        overrides=routing.override_policies,
+        metrics=metrics,
+    )
+
+
+def _make(
+    name: str, context: PolicyContext, plugins: tuple[PluginSpec, ...], *, on_failed: Callable[[], None]
+) -> Policy:
+    """Make a policy of ours, or of an installed package; raises :class:`PluginUnusable`."""
+    policy = POLICIES.get(name)
+    if policy is not None:
+        return policy(context)
+    return PluginPolicy(name=name, context=context, options=options_of(plugins, name), on_failed=on_failed)
 
 
 def _shadowing(context: PolicyContext) -> PolicyContext:
