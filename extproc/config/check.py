@@ -14,8 +14,9 @@ from extproc.config.fault import Fault, closest, did_you_mean, shown
 from extproc.config.files import file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
-from extproc.config.plugin_list import find_plugin_faults
-from extproc.config.plugins import PluginNames, no_plugins
+from extproc.config.plugin_list import find_plugin_faults, unknown_plugin
+from extproc.config.plugins import PluginGroup, PluginNames, no_plugins
+from extproc.config.policy_check import find_policy_faults, find_policy_warnings
 from extproc.config.server import MIB
 from extproc.config.settings import Settings
 from extproc.config.workers import find_worker_faults
@@ -64,7 +65,9 @@ def find_faults(
         *_paths(settings),
         *_tls(settings),
         *_sizes_and_times(settings),
-        *_routing(settings, policies),
+        *_routing(settings, policies, plugin_names),
+        *_hooks(settings.hooks.enabled, plugin_names),
+        *find_policy_faults(settings),
         *_fleet(settings),
         *_tokens(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
@@ -88,6 +91,7 @@ def find_warnings(settings: Settings) -> list[str]:
     if server.tls != "off" and server.router_address.startswith("unix:") and not server.shared_address:
         warnings.append(Fault("server.tls", "has no effect: all endpoints are unix sockets"))
     warnings += find_discovery_warnings(settings.discovery)
+    warnings += find_policy_warnings(settings)
     if server.streams_last and not settings.envoy.fail_open:
         words = (
             "streams of requests whose body is not read end early with `envoy.fail_open: false`, and so does the count "
@@ -199,13 +203,23 @@ def _sizes_and_times(settings: Settings) -> list[Fault]:
     return [fault for holds, fault in rules if not holds]
 
 
-def _routing(settings: Settings, policies: Collection[str]) -> list[Fault]:
+def named_policies(settings: Settings) -> list[tuple[str, str]]:
+    """Return every policy that the settings name, with the path of the setting."""
     routing = settings.routing
     named = [("routing.policy", routing.policy)]
     named += [("routing.shadow_policy", routing.shadow_policy)] if routing.shadow_policy else []
     named += [(f"routing.override_policies[{index}]", name) for index, name in enumerate(routing.override_policies)]
-    named += [(f"models[{index}].policy", spec.policy) for index, spec in enumerate(settings.models) if spec.policy]
-    faults = [Fault(path, _unknown_policy(name, policies)) for path, name in named if name not in policies]
+    return named + [
+        (f"models[{index}].policy", spec.policy) for index, spec in enumerate(settings.models) if spec.policy
+    ]
+
+
+def _routing(settings: Settings, policies: Collection[str], plugin_names: PluginNames) -> list[Fault]:
+    routing = settings.routing
+    named = named_policies(settings)
+    unknown = [(path, name) for path, name in named if name not in policies]
+    everyone = {*policies, *plugin_names(PluginGroup.POLICIES)} if unknown else ()
+    faults = [Fault(path, _unknown_policy(name, everyone)) for path, name in unknown if name not in everyone]
     if routing.decision_header and not settings.envoy.response_headers:
         words = "needs `envoy.response_headers: true`: the header is added in that phase"
         faults.append(Fault("routing.decision_header", words, ("envoy.response_headers",)))
@@ -225,6 +239,17 @@ def _fleet(settings: Settings) -> list[Fault]:
     if fleet.load_stale_secs < 2 * fleet.load_interval_secs:
         words = "must be at least twice `fleet.load_interval_secs`"
         faults.append(Fault("fleet.load_stale_secs", words, ("fleet.load_interval_secs",)))
+    return faults
+
+
+def _hooks(names: Sequence[str], plugin_names: PluginNames) -> list[Fault]:
+    installed = plugin_names(PluginGroup.HOOKS) if names else ()
+    faults = []
+    for index, name in enumerate(names):
+        if name not in installed:
+            faults.append(Fault(f"hooks.enabled[{index}]", unknown_plugin(name, installed)))
+        elif name in names[:index]:
+            faults.append(Fault(f"hooks.enabled[{index}]", "is listed twice"))
     return faults
 
 

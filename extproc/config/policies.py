@@ -155,6 +155,12 @@ class ExpectedLatencySettings:
         low=0,
         high=100,
     )
+    work_weight: float = setting(
+        0.2,
+        "Weight of the GPU time that our prefill takes: a worker without the prefix must be sooner by so much of it.",
+        low=0,
+        high=100,
+    )
     eviction_weight: float = setting(
         0.5, "Weight of computing again what our blocks displace from a full cache.", low=0, high=100
     )

@@ -27,6 +27,9 @@ Envoy takes it off the request. It counts instead of ``envoy.hung_after_secs``.
 LB_NAMESPACE = "envoy.lb"
 """Namespace of the dynamic metadata that carry the decision and the endpoint that served."""
 
+HOOKS_NAMESPACE = "extproc"
+"""Namespace of the dynamic metadata that request hooks add."""
+
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 """Namespace, dot included, in which a data plane may tell which endpoints are allowed."""
 

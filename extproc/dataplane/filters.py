@@ -27,6 +27,7 @@ from extproc.config.dataplane import EnvoySettings
 from extproc.config.settings import Settings
 from extproc.dataplane.extensions import (
     ATTEMPT_TIMEOUT,
+    HOOKS_NAMESPACE,
     HOST_SELECTION_ATTEMPTS,
     LB_NAMESPACE,
     PREVIOUS_HOSTS,
@@ -58,7 +59,7 @@ def _ext_proc(settings: Settings) -> HttpFilter:
         message_timeout=seconds(settings.envoy.message_timeout_secs),
         metadata_options=MetadataOptions(
             forwarding_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, SUBSET_NAMESPACE]),
-            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE]),
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[LB_NAMESPACE, HOOKS_NAMESPACE]),
         ),
         forward_rules=HeaderForwardingRules(allowed_headers=_forwarded(settings.envoy)),
         # Of the headers that steer Envoy, which a processor may not set by default, this one.

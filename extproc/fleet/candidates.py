@@ -1,6 +1,6 @@
 """The workers that a request may go to, in the form in which policies read them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -46,9 +46,14 @@ class Candidates(Sequence[Worker]):
 
     def position_of_fingerprint(self, print_: int) -> int | None:
         """Return the position of a worker by its fingerprint in the sticky map, or None when it is no candidate."""
+        return self.fingerprints.get(print_)
+
+    @property
+    def fingerprints(self) -> Mapping[int, int]:
+        """The positions of the workers by their fingerprints in the sticky map, in order."""
         if self._by_fingerprint is None:
             self._by_fingerprint = {fingerprint(worker.id): at for at, worker in enumerate(self.workers)}
-        return self._by_fingerprint.get(print_)
+        return self._by_fingerprint
 
     def only(self, positions: Sequence[int]) -> "Candidates":
         """Return those at some positions, in that order."""
@@ -70,8 +75,9 @@ class PerCandidates(Generic[T]):
         return None if kept is None else kept[1]
 
     def keep(self, candidates: Candidates, value: T) -> T:
-        """Remember ``value``, and let go of the oldest when there are too many."""
-        if len(self._kept) >= self._most and id(candidates) not in self._kept:
+        """Remember ``value``, and let go of what was kept longest ago when there is too much."""
+        self._kept.pop(id(candidates), None)
+        if len(self._kept) >= self._most:
             del self._kept[next(iter(self._kept))]
         # Holding the candidates keeps their identity from being given to others.
         self._kept[id(candidates)] = (candidates, value)

@@ -2,25 +2,32 @@
 
 The time to the first byte of an answer is taken to be::
 
-    lone_secs + uncached tokens / prefill rate + requests already there * request_secs
+    lone_secs + (uncached tokens + those queued before) / prefill rate + time until a seat is free
 
 Each answer corrects the number that it says most about: a short prompt at an idle worker the first, a long one at an
-idle worker the second, one at a busy worker the third. Rates that the engine itself reports go before what is learned
-here. Only answers that are not streamed teach, as the headers of a streamed one come before its first token; their
-first byte comes with the last, so ``request_secs`` holds what a request adds to a whole answer: which is what its
-client waits for.
+idle worker the rate, any one at a worker with known seats the time after which one of them becomes free. Rates that the
+engine itself reports go before what is learned here. What teaches is the time of a whole answer, streamed or not: the
+headers of a streamed one come before its first token, and another's come with its last.
+
+Whether requests wait for a seat, only the engine can say (``Engine.SEATS``): an answer that took its time may just have
+been long. While all seats are taken one becomes free as often as an answer ends, so each takes as many such times as
+there were requests there, its own included; with seats to spare, as many as there are seats.
 """
 
-from extproc.fleet.loads import FIRST_PREFILL_RATE, FIRST_REQUEST_SECS
+import numpy as np
+
+from extproc.fleet.loads import FIRST_PREFILL_RATE, FIRST_SEAT_SECS
 from extproc.shm.layout import OUTCOME_ROW_NUMBERS
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 STEP = 0.1
 SHORT_PROMPT_TOKENS = 256
 LONG_PROMPT_TOKENS = 1024
-MIN_REQUEST_SECS, MAX_REQUEST_SECS = 1e-4, 10.0
+MIN_SEAT_SECS, MAX_SEAT_SECS = 1e-6, 600.0
 MIN_PREFILL_RATE, MAX_PREFILL_RATE = 10.0, 1e7
 MAX_SECS = 3600.0
+GUESS_USES = 16
+"""How often a number taken from the other workers is used before it is worked out anew."""
 
 
 class SpeedLearner:
@@ -29,22 +36,36 @@ class SpeedLearner:
     def __init__(self, table: WorkerTable) -> None:
         self._numbers = table.outcome_numbers
         self._table = table
+        self._guesses: dict[Outcome, tuple[float, int]] = {}
 
-    def first_byte(self, slot: int, *, uncached_tokens: int, ahead: int, elapsed_secs: float) -> None:
-        """Learn from the first byte of an answer: how many requests were ``ahead`` of it when it was sent there."""
+    def answered(
+        self,
+        slot: int,
+        *,
+        uncached_tokens: int,
+        ahead: int,
+        ahead_tokens: int,
+        elapsed_secs: float,
+        streamed: bool = False,
+    ) -> None:
+        """Learn from an answer that is complete.
+
+        When it was sent there, so many requests were ``ahead`` of it, and ``ahead_tokens`` of theirs still to compute.
+        """
         if not 0 <= elapsed_secs <= MAX_SECS:
             return
-        lone_secs = self._number(slot, Outcome.LONE_SECS)
+        lone_secs = self._known(slot, Outcome.LONE_SECS)
         if ahead <= 0:
             if uncached_tokens <= SHORT_PROMPT_TOKENS or elapsed_secs < lone_secs:
                 self._learn(slot, Outcome.LONE_SECS, elapsed_secs)
-            elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs:
-                rate = uncached_tokens / (elapsed_secs - lone_secs)
-                self._learn(slot, Outcome.PREFILL_RATE, min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE))
-            return
-        own_secs = lone_secs + uncached_tokens / self.prefill_rate(slot)
-        request_secs = min(max((elapsed_secs - own_secs) / ahead, MIN_REQUEST_SECS), MAX_REQUEST_SECS)
-        self._learn(slot, Outcome.REQUEST_SECS, request_secs, first=FIRST_REQUEST_SECS)
+            elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs and not streamed:
+                # Answers are streamed because they are long: their prompts are the lesser part of their time.
+                self._learn_rate(slot, uncached_tokens / (elapsed_secs - lone_secs))
+        seats = float(self._table.engines[slot, Engine.SEATS])
+        if seats:
+            secs = elapsed_secs - (uncached_tokens + ahead_tokens) / self.prefill_rate(slot)
+            seat_secs = min(max(secs / max(ahead + 1, seats), MIN_SEAT_SECS), MAX_SEAT_SECS)
+            self._learn(slot, Outcome.SEAT_SECS, seat_secs)
 
     def answer_ended(self, slot: int, *, secs: float) -> None:
         """Learn how long an answer took from its first byte to its end."""
@@ -57,17 +78,40 @@ class SpeedLearner:
 
     def first_byte_secs(self, slot: int, *, uncached_tokens: int, ahead: int) -> float:
         """How long the first byte takes."""
-        request_secs = self._number(slot, Outcome.REQUEST_SECS) or FIRST_REQUEST_SECS
-        return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self.prefill_rate(slot) + ahead * request_secs
+        seats = float(self._table.engines[slot, Engine.SEATS])
+        queued = max(ahead + 1 - seats, 0.0) if seats else 0.0
+        queue_secs = queued * (self._number(slot, Outcome.SEAT_SECS) or FIRST_SEAT_SECS)
+        return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self.prefill_rate(slot) + queue_secs
 
     def prefill_rate(self, slot: int) -> float:
         """Prompt tokens that a worker computes in a second: as it reports, as answers tell, or a first guess."""
         reported = float(self._table.engines[slot, Engine.PREFILL_RATE])
-        return reported or self._number(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
+        return reported or self._known(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
 
-    def _learn(self, slot: int, number: Outcome, value: float, *, first: float = 0.0) -> None:
+    def _known(self, slot: int, number: Outcome) -> float:
+        """Return what is known of a worker; where that is nothing, of the middling one of the others; else 0."""
+        own = self._number(slot, number)
+        if own:
+            return own
+        value, uses_left = self._guesses.get(number, (0.0, 0))
+        if not uses_left:
+            everyone = self._table.outcomes[:, number]
+            known = everyone[everyone > 0]
+            value, uses_left = float(np.median(known)) if len(known) else 0.0, GUESS_USES
+        self._guesses[number] = (value, uses_left - 1)
+        return value
+
+    def _learn_rate(self, slot: int, rate: float) -> None:
+        rate = min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE)
+        known = self._number(slot, Outcome.PREFILL_RATE) or rate
+        # Averaged as seconds a token: as a rate, one short answer by chance would outweigh many.
+        self._numbers[slot * OUTCOME_ROW_NUMBERS + Outcome.PREFILL_RATE] = 1 / (
+            1 / known + STEP * (1 / rate - 1 / known)
+        )
+
+    def _learn(self, slot: int, number: Outcome, value: float) -> None:
         at = slot * OUTCOME_ROW_NUMBERS + number
-        known = self._numbers[at] or first
+        known = self._numbers[at]
         self._numbers[at] = known + STEP * (value - known) if known else value
 
     def _number(self, slot: int, number: Outcome) -> float:

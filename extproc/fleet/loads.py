@@ -1,55 +1,81 @@
 """How loaded the candidates are, from what all processes count and what the engines report."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from extproc.fleet.candidates import Candidates
+from extproc.fleet.candidates import Candidates, PerCandidates
 from extproc.shm.layout import Quantity
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 Floats = npt.NDArray[np.float64]
+N = TypeVar("N", float, Floats)
 
 FIRST_PREFILL_RATE = 8_000.0
-"""Prompt tokens a second that a worker is taken to compute until more is known of it."""
-FIRST_REQUEST_SECS = 0.002
-"""What each request already there is taken to add to the time to first byte until more is known."""
+"""Prompt tokens a second that a worker is taken to compute until more is known of any."""
+REQUEST_SECS = 0.004
+"""What each request in flight is taken to add. Measured on vLLM, one more makes every step some 30 µs longer, which is
+8 ms for an answer of 256 tokens; half of that, as the first token counts most here."""
+FIRST_SEAT_SECS = 0.01
+"""How often a seat of a full engine is taken to become free until more is known."""
 KV_PRESSURE_SECS = 0.15
 """Weight of a full KV cache in the expected wait, as `least_load` of the Shepherd Model Gateway has it."""
 MAX_KV_USAGE = 0.999
 
+REREAD_SECS = 0.1
+"""How old the learned speeds may be; they change slowly, and weighing them takes longer than all else here."""
+MAX_CANDIDATE_SETS = 64
+ALIKE, APART = 2.0, 3.0
+"""A worker's speed that differs from the middling one by fewer times than the first is taken for noise, from the second
+on for its own; in between, in part."""
 
-class Load(NamedTuple):
-    """One number a candidate in each array, in the order of the candidates.
 
-    ``requests`` are in flight, those of other gateways included where the engine has told of them lately;
-    ``prefill_tokens`` are uncached prompt tokens on their way or in work there, ``sent_tokens`` prompt tokens ever
-    sent. ``kv_usage`` is the share of KV blocks that running requests use (0 where unknown or stale),
-    ``capacity_tokens`` the size of the KV cache in tokens (0: unknown), ``recorded_blocks`` what was sent there since
-    it was last empty. ``prefill_rate`` is in tokens a second, ``request_secs`` the time that each request already there
-    adds.
+class Load(NamedTuple, Generic[N]):
+    """The load of one worker, or of all candidates: then an array each, in the order of the candidates.
+
+    ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
+    uncached prompt tokens on their way or in work there. ``kv_usage`` is the share of KV blocks that running requests
+    use, and ``told`` 1 where its engine told so lately; else both are 0. ``queue_secs`` is the time until one of its
+    seats is free, as far as the engine is known to have no more, and ``prefill_rate`` is in tokens a second.
     """
 
-    requests: Floats
-    prefill_tokens: Floats
-    sent_tokens: Floats
-    kv_usage: Floats
-    capacity_tokens: Floats
-    recorded_blocks: Floats
-    prefill_rate: Floats
-    request_secs: Floats
+    requests: N
+    prefill_tokens: N
+    kv_usage: N
+    told: N
+    queue_secs: N
+    prefill_rate: N
 
-    def expected_wait_secs(self) -> Floats:
+    def expected_wait_secs(self) -> N:
         """Return the time until a worker would begin with a prompt that is sent now.
 
-        The uncached tokens before it at the rate at which they are computed, what running requests add, and a term
-        that grows without bound as the KV cache fills: a full one preempts.
+        The uncached tokens before it at the rate at which they are computed, the queue for a seat, a little for every
+        request, and a term that grows without bound as the KV cache fills: a full one preempts.
         """
         usage = self.kv_usage
-        wait = self.prefill_tokens / self.prefill_rate + self.requests * self.request_secs
+        wait = self.prefill_tokens / self.prefill_rate + self.queue_secs + self.requests * REQUEST_SECS
         return wait + KV_PRESSURE_SECS * usage / (1.0 - usage)
+
+
+class CacheRoom(NamedTuple):
+    """How full the prefix caches of the candidates' engines are.
+
+    ``capacity_tokens`` is their size (0: unknown), ``recorded_blocks`` what was sent there since they were last empty.
+    """
+
+    capacity_tokens: Floats
+    recorded_blocks: Floats
+
+
+class _Speeds(NamedTuple):
+    """What was learned of each candidate, evened out."""
+
+    until: float
+    prefill_rate: Floats
+    seat_secs: Floats
+    seats: Floats
 
 
 class FleetLoads:
@@ -59,47 +85,128 @@ class FleetLoads:
         self._table = table
         self._clock = clock
         self._stale_secs = stale_secs
+        self._speeds: PerCandidates[_Speeds] = PerCandidates(MAX_CANDIDATE_SETS)
 
     def requests(self, candidates: Candidates) -> Floats:
         """Return the requests in flight to each candidate, for policies that look at nothing else."""
-        table = self._table
-        own = table.sums(candidates.high)[Quantity.REQUESTS, candidates.slots]
-        total: Floats = own.astype(np.float64)
-        # Mostly there is no other gateway, and the age of a load that is not used does not matter.
-        if np.count_nonzero(table.engines[candidates.slots, Engine.ELSEWHERE]):
-            engines = table.engines[candidates.slots].T
-            total += engines[Engine.ELSEWHERE] * self._fresh(engines)
+        own = self._table.totals(Quantity.REQUESTS, candidates.high).take(candidates.slots)
+        engines = self._table.engines.take(candidates.slots, axis=0).T
+        total: Floats = own + engines[Engine.ELSEWHERE] * self._fresh(engines[Engine.SCRAPED_AT], self._clock())
         return total
 
     def sent_tokens(self, candidates: Candidates) -> Floats:
         """Return the prompt tokens ever sent to each candidate."""
-        sent: Floats = self._table.sums(candidates.high)[Quantity.SENT_TOKENS, candidates.slots].astype(np.float64)
-        return sent
+        sent = self._table.totals(Quantity.SENT_TOKENS, candidates.high).take(candidates.slots)
+        return sent.astype(np.float64)
 
-    def read(self, candidates: Candidates) -> Load:
-        """Return everything that is known of the candidates' load."""
+    def read(self, candidates: Candidates) -> Load[Floats]:
+        """Return the load of all candidates."""
         slots = candidates.slots
-        sums = self._table.sums(candidates.high)[:, slots].astype(np.float64)
-        engines = self._table.engines[slots].T
-        outcomes = self._table.outcomes[slots].T
-        fresh = self._fresh(engines)
+        in_flight = self._table.sums(candidates.high)[:2].take(slots, axis=1).astype(np.float64)
+        engines = self._table.engines.take(slots, axis=0).T
+        now = self._clock()
+        told = self._fresh(engines[Engine.SCRAPED_AT], now).astype(np.float64)
+        speeds = self._speeds_of(candidates, now)
+        requests = in_flight[Quantity.REQUESTS] + engines[Engine.ELSEWHERE] * told
+        seats = np.maximum(speeds.seats, engines[Engine.RUNNING])
         return Load(
-            requests=sums[Quantity.REQUESTS] + engines[Engine.ELSEWHERE] * fresh,
-            prefill_tokens=sums[Quantity.PREFILL_TOKENS],
-            sent_tokens=sums[Quantity.SENT_TOKENS],
-            kv_usage=np.minimum(engines[Engine.KV_USAGE] * fresh, MAX_KV_USAGE),
-            capacity_tokens=engines[Engine.NUM_BLOCKS] * engines[Engine.BLOCK_SIZE],
-            recorded_blocks=sums[Quantity.RECORDED_BLOCKS] - engines[Engine.RECORDED_BEFORE],
-            prefill_rate=_known(engines[Engine.PREFILL_RATE], outcomes[Outcome.PREFILL_RATE], FIRST_PREFILL_RATE),
-            request_secs=_known(outcomes[Outcome.REQUEST_SECS], None, FIRST_REQUEST_SECS),
+            requests=requests,
+            prefill_tokens=in_flight[Quantity.PREFILL_TOKENS],
+            kv_usage=np.minimum(engines[Engine.KV_USAGE] * told, MAX_KV_USAGE),
+            told=told,
+            queue_secs=np.maximum(requests + 1 - seats, 0.0) * speeds.seat_secs,
+            prefill_rate=speeds.prefill_rate,
         )
 
-    def _fresh(self, engines: Floats) -> npt.NDArray[np.bool_]:
-        fresh: npt.NDArray[np.bool_] = self._clock() - engines[Engine.SCRAPED_AT] <= self._stale_secs
+    def read_one(self, candidates: Candidates, position: int) -> Load[float]:
+        """Return the load of one candidate, which costs the same for any number of candidates."""
+        table = self._table
+        slot = candidates.workers[position].slot
+        now = self._clock()
+        own, prefill_tokens = table.at(slot)
+        scraped_at, kv_usage, elsewhere, running = table.engines[slot].take(_GAUGES).tolist()
+        told = float(now - scraped_at <= self._stale_secs)
+        speeds = self._speeds_of(candidates, now)
+        requests = own + elsewhere * told
+        seats = max(float(speeds.seats[position]), running)
+        return Load(
+            requests=requests,
+            prefill_tokens=float(prefill_tokens),
+            kv_usage=min(kv_usage * told, MAX_KV_USAGE),
+            told=told,
+            queue_secs=max(requests + 1 - seats, 0.0) * float(speeds.seat_secs[position]),
+            prefill_rate=float(speeds.prefill_rate[position]),
+        )
+
+    def room(self, candidates: Candidates) -> CacheRoom:
+        """Return how full the candidates' caches are."""
+        slots = candidates.slots
+        engines = self._table.engines.take(slots, axis=0).T
+        recorded = self._table.totals(Quantity.RECORDED_BLOCKS, candidates.high).take(slots)
+        return CacheRoom(
+            capacity_tokens=engines[Engine.NUM_BLOCKS] * engines[Engine.BLOCK_SIZE],
+            recorded_blocks=recorded - engines[Engine.RECORDED_BEFORE],
+        )
+
+    def _fresh(self, scraped_at: Floats, now: float) -> npt.NDArray[np.bool_]:
+        fresh: npt.NDArray[np.bool_] = now - scraped_at <= self._stale_secs
         return fresh
 
+    def _speeds_of(self, candidates: Candidates, now: float) -> _Speeds:
+        speeds = self._speeds.get(candidates)
+        if speeds is not None and now < speeds.until:
+            return speeds
+        engines = self._table.engines.take(candidates.slots, axis=0).T
+        outcomes = self._table.outcomes.take(candidates.slots, axis=0).T
+        return self._speeds.keep(
+            candidates,
+            _Speeds(
+                until=now + REREAD_SECS,
+                prefill_rate=evened(_prefill_rates(engines, outcomes), otherwise=FIRST_PREFILL_RATE, best=np.max),
+                seat_secs=evened(outcomes[Outcome.SEAT_SECS], otherwise=FIRST_SEAT_SECS, best=np.min),
+                seats=_seats(engines),
+            ),
+        )
 
-def _known(best: Floats, second: Floats | None, otherwise: float) -> Floats:
-    """Return the best number that is known (not 0) of each worker."""
-    rest: Floats | float = otherwise if second is None else np.where(second > 0, second, otherwise)
-    return np.where(best > 0, best, rest)
+
+_GAUGES = [Engine.SCRAPED_AT, Engine.KV_USAGE, Engine.ELSEWHERE, Engine.RUNNING]
+
+
+def _prefill_rates(engines: Floats, outcomes: Floats) -> Floats:
+    """Return what is known of the prefill rate of each worker; 0 is nothing."""
+    reported, learned = engines[Engine.PREFILL_RATE], outcomes[Outcome.PREFILL_RATE]
+    if reported.any():
+        # Of an engine that will tell, what is guessed from whole answers is worth less than what others tell.
+        learned = np.where(engines[Engine.SCRAPED_AT] > 0, 0.0, learned)
+    return np.where(reported > 0, reported, learned)
+
+
+def _seats(engines: Floats) -> Floats:
+    """Return how many requests each worker is taken to run at once.
+
+    One that was never seen full has as many seats as the best of the others: else all would go there.
+    """
+    seats = engines[Engine.SEATS]
+    most = seats.max()
+    return np.where(seats > 0, seats, most or np.inf)
+
+
+def evened(numbers: Floats, *, otherwise: float, best: Callable[[Floats], float]) -> Floats:
+    """Return what to take for a speed of each worker, from what was learned of each; 0 stands for nothing.
+
+    Alike workers are taken for equal: numbers are learned from few answers, and those that happen to have the best one
+    would get far more than their share. Workers that are ``APART`` times from the middling one have their own. Workers
+    of which nothing is known are taken for the ``best``: a worker that looks slower than it is may never be asked, and
+    so never be known; one that looks faster soon is.
+    """
+    is_known = numbers > 0
+    known = numbers[is_known]
+    if not len(known):
+        return np.full(len(numbers), otherwise)
+    middling = float(np.sort(known)[(len(known) - 1) // 2])
+    apart = np.log(known / middling)
+    own = np.clip((np.abs(apart) - np.log(ALIKE)) / (np.log(APART) - np.log(ALIKE)), 0.0, 1.0)
+    known = middling * np.exp(own * apart)
+    evened = np.full(len(numbers), best(known))
+    evened[is_known] = known
+    return evened

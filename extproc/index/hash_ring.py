@@ -4,6 +4,7 @@ Each worker has ``virtual_nodes`` points on the ring, from its id alone, so addi
 keys between its points and those before them. The ring is immutable; a look-up is one binary search.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -30,22 +31,22 @@ class HashRing:
     def __init__(self, names: Sequence[str], points: Sequence[npt.NDArray[np.uint64]]) -> None:
         self._size = len(names)
         everyone = np.concatenate(points) if points else np.empty(0, dtype=np.uint64)
-        owners = np.repeat(np.arange(len(names)), [len(own) for own in points])
+        owners = np.repeat(np.arange(len(names), dtype=np.uint16), [len(own) for own in points])
         order = np.argsort(everyone, kind="stable")
-        self._points = everyone[order]
-        self._owners = owners[order]
+        # Views of machine words: single ones are read several times faster than from an array, in a tenth of a list's
+        # memory.
+        self._points = memoryview(everyone[order])
+        self._owners = memoryview(owners[order])
 
     def walk(self, key: int) -> Iterator[int]:
         """Yield every position once, in the order in which their points follow the key's place on the ring."""
-        start = int(np.searchsorted(self._points, np.uint64(key % _FULL_TURN)))
+        owners = self._owners
+        start = bisect_left(self._points, key % _FULL_TURN)
         seen: set[int] = set()
-        count = len(self._owners)
-        at = start
-        for _ in range(count):
-            owner = int(self._owners[at if at < count else at - count])
-            at += 1
-            if owner not in seen:
-                seen.add(owner)
-                yield owner
-                if len(seen) == self._size:
-                    return
+        for stretch in (owners[start:], owners[:start]):
+            for owner in stretch:
+                if owner not in seen:
+                    seen.add(owner)
+                    yield owner
+                    if len(seen) == self._size:
+                        return

@@ -14,6 +14,8 @@ from extproc.shm.worker_table import Engine, WorkerTable
 
 logger = logging.getLogger(__name__)
 
+QUEUE_SHARE = 0.25
+"""Requests wait for a seat where more than this share of the running ones do: a few wait for the next step anyway."""
 LOOKS_AT_OTHERS = 3
 """Readings in a row that must show requests which are not ours: an engine's numbers lag behind by a step."""
 
@@ -33,6 +35,7 @@ class _Known:
         self.others: deque[float] = deque(maxlen=LOOKS_AT_OTHERS)
         self.counts_queries = False
         self.told_block_size = 0
+        self.full_with = 0
 
 
 class EngineRows:
@@ -87,6 +90,7 @@ class EngineRows:
         row[Engine.PREFILL_RATE] = known.rates.prefill_tokens_per_sec or 0.0
         row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or 0.0
         row[Engine.ELSEWHERE] = min(known.others) if len(known.others) == LOOKS_AT_OTHERS else 0.0
+        row[Engine.SEATS] = _seats(row[Engine.SEATS], load, known)
         row[Engine.SCRAPED_AT] = now
         self._compare_block_size(worker, known, load.block_size)
 
@@ -127,3 +131,14 @@ class EngineRows:
                     spec.name,
                     spec.block_size,
                 )
+
+
+def _seats(seats: float, load: EngineLoad, known: _Known) -> float:
+    """Return how many requests an engine runs at once, from what was thought and a reading; 0 is not known."""
+    full_with = load.running if load.waiting > QUEUE_SHARE * load.running else 0
+    before, known.full_with = known.full_with, full_with
+    # Requests that wait for a long prompt before theirs are let in one after the other, so the number would differ.
+    if full_with and full_with == before:
+        return float(full_with)
+    # With more of them than seats they were no seats: something else was short then.
+    return 0.0 if load.running > seats else seats

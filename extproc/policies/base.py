@@ -12,7 +12,7 @@ import numpy.typing as npt
 from extproc.api.request import RoutingRequest
 from extproc.config.policies import PolicyParameters
 from extproc.fleet.candidates import Candidates
-from extproc.fleet.loads import Load
+from extproc.fleet.loads import CacheRoom, Load
 from extproc.fleet.worker import Worker
 from extproc.index.block_hash import Hashes
 from extproc.index.sticky_map import Sticky
@@ -28,6 +28,8 @@ class Needs(IntEnum):
     BODY = 2
     TOKENS = 3
     """The prompt's token ids and block hashes; where they cannot be known, hashes of the blocks of its text."""
+    PREFIXES = 4
+    """Also who holds which prefix: what is sent to whom is recorded then."""
 
 
 class Reason(StrEnum):
@@ -98,8 +100,14 @@ class Loads(Protocol):
     def sent_tokens(self, candidates: Candidates) -> Floats:
         """Prompt tokens ever sent to each candidate."""
 
-    def read(self, candidates: Candidates) -> Load:
-        """Everything that is known of their load."""
+    def read(self, candidates: Candidates) -> Load[Floats]:
+        """The load of all candidates."""
+
+    def read_one(self, candidates: Candidates, position: int) -> Load[float]:
+        """The load of one candidate."""
+
+    def room(self, candidates: Candidates) -> CacheRoom:
+        """How full the candidates' caches are."""
 
 
 class Prefixes(Protocol):
@@ -172,7 +180,7 @@ class Policy(Protocol):
 
 
 class Ranking:
-    """Orders candidates by a number of theirs; equal ones in an order that is drawn anew each time.
+    """Orders candidates by a number of theirs; equal ones in an order that is drawn each time anew.
 
     Always preferring one of equals would send every request of an idle fleet to it.
     """
@@ -183,10 +191,7 @@ class Ranking:
 
     def lowest(self, costs: Floats) -> list[int]:
         """Return the positions of the lowest, best first, as many as a choice has endpoints."""
-        if len(costs) == 1:
-            return [0]
-        shuffled = self._draw.permutation(len(costs))
-        order: list[int] = shuffled[np.argsort(costs[shuffled], kind="stable")[: self._most]].tolist()
+        order: list[int] = np.lexsort((self._draw.random(len(costs)), costs))[: self._most].tolist()
         return order
 
     def choice(
@@ -199,6 +204,19 @@ class Ranking:
     ) -> Choice:
         """Choose the lowest."""
         return Choice(picked(candidates, self.lowest(costs)), reason, matched_tokens)
+
+
+def drawn(rng: random.Random, size: int, most: int) -> list[int]:
+    """Draw different positions below ``size``, ``most`` of them or all; every order has the same probability."""
+    uniform = rng.random
+    positions: list[int] = []
+    for taken in range(min(most, size)):
+        # A position among those left, then moved past each one taken: several times cheaper than random.sample.
+        position = int(uniform() * (size - taken))
+        for earlier in sorted(positions):
+            position += position >= earlier
+        positions.append(position)
+    return positions
 
 
 def picked(candidates: Candidates, positions: Sequence[int]) -> tuple[Worker, ...]:

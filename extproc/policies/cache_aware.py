@@ -20,15 +20,18 @@ import numpy as np
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates
-from extproc.fleet.loads import Load
 from extproc.policies.base import Choice, Floats, Needs, PolicyContext, Ranking, Reason, picked
+
+PRICE_OF_WORK = 1.2
+"""What computing counts, against waiting for as long: it takes the GPU's time and room in its cache. So a burst of
+equal prompts, each of which would be done as soon elsewhere, does not scatter."""
 
 
 class CacheAware:
     """The least loaded of those that hold the prefix."""
 
     name: ClassVar[str] = "cache_aware"
-    needs: ClassVar[Needs] = Needs.TOKENS
+    needs: ClassVar[Needs] = Needs.PREFIXES
 
     def __init__(self, context: PolicyContext) -> None:
         self._parameters = context.parameters.cache_aware
@@ -45,31 +48,27 @@ class CacheAware:
             return self._ranking.choice(candidates, wait, Reason.LEAST_LOAD, matched_tokens=0)
         blocks = self._prefixes.match(prompt.block_hashes, candidates.slots)
         matched = blocks * prompt.block_size
-        done = wait + (len(prompt.ids) - matched) / load.prefill_rate
-        best = float(blocks.max())
-        if best * prompt.block_size <= self._parameters.cache_threshold * len(prompt.ids):
-            return self._chosen(candidates, self._ranking.lowest(wait), Reason.NO_MATCH, matched)
-        eligible = blocks >= best - 1
+        if float(blocks.max()) * prompt.block_size <= self._parameters.cache_threshold * len(prompt.ids):
+            order, reason = self._ranking.lowest(wait), Reason.NO_MATCH
+        else:
+            done = wait + PRICE_OF_WORK * (len(prompt.ids) - matched) / load.prefill_rate
+            order, reason = self._affine(blocks, wait, done, load.requests)
+        return Choice(picked(candidates, order), reason, int(matched[order[0]]))
+
+    def _affine(self, blocks: Floats, wait: Floats, done: Floats, requests: Floats) -> tuple[list[int], Reason]:
+        """Return whom to choose, and why; ``done`` is when each would be done with the prompt."""
+        eligible = blocks >= blocks.max() - 1
         # Whoever holds less comes after everybody who is eligible, the sooner done first.
         order = self._ranking.lowest(np.where(eligible, wait - wait.max() - 1.0, done))
-        reason = self._spill(load, order[0], done)
-        if reason is None:
-            return self._chosen(candidates, order, Reason.PREFIX_MATCH, matched)
-        return self._chosen(
-            candidates,
-            self._ranking.lowest(wait if reason is Reason.SPILL_OVERLOAD else done),
-            reason,
-            matched,
-        )
+        winner = order[0]
+        if self._has_too_many(float(requests[winner]), float(requests.mean())):
+            order, reason = self._ranking.lowest(wait), Reason.SPILL_OVERLOAD
+        elif float(done.min()) < float(done[winner]):
+            order, reason = self._ranking.lowest(done), Reason.SPILL_COST
+        else:
+            return order, Reason.PREFIX_MATCH
+        return order, Reason.PREFIX_MATCH if eligible[order[0]] else reason
 
-    def _spill(self, load: Load, winner: int, done: Floats) -> Reason | None:
-        """Why the winner has to give way, or None."""
-        requests = float(load.requests[winner])
-        mean = float(load.requests.mean())
+    def _has_too_many(self, requests: float, mean: float) -> bool:
         parameters = self._parameters
-        if requests > mean + parameters.balance_abs_threshold and requests > parameters.balance_rel_threshold * mean:
-            return Reason.SPILL_OVERLOAD
-        return Reason.SPILL_COST if float(done.min()) < float(done[winner]) else None
-
-    def _chosen(self, candidates: Candidates, order: list[int], reason: Reason, matched: Floats) -> Choice:
-        return Choice(picked(candidates, order), reason, int(matched[order[0]]))
+        return requests > mean + parameters.balance_abs_threshold and requests > parameters.balance_rel_threshold * mean

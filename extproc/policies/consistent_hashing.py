@@ -1,9 +1,9 @@
 """``consistent_hashing``: a request's key decides, and removing one worker moves only that worker's keys.
 
 In this order: the worker that the request names (``x-extproc-target-worker``, by id); the ring worker of its routing
-key (``x-extproc-routing-key``); that of the first configured header it has; without any key the one with the fewest
-requests. A ring worker with more than ``load_factor`` times the mean of requests is passed over for the next on the
-ring, so one hot key does not drown a worker.
+key (``x-extproc-routing-key``); that of the first configured header it has; without any key the one with the least
+expected wait. A ring worker with more than ``load_factor`` times the mean of requests is passed over for the next on
+the ring, so one hot key does not drown a worker.
 
 When to use it: sessions with a key, and no wish for shared state. State: none; the ring follows from the workers' ids.
 Fall-backs: the next on the ring. Source of the rule: the family of the Shepherd Model Gateway, and "Consistent Hashing
@@ -56,19 +56,19 @@ class ConsistentHashing:
             others = [at for at in self._walk(key, candidates, self._max_endpoints) if at != target]
             return Choice(picked(candidates, [target, *others[: self._max_endpoints - 1]]), Reason.TARGET_WORKER)
         if not key:
-            return self._ranking.choice(candidates, self._loads.requests(candidates), Reason.NO_KEY)
+            return self._ranking.choice(candidates, self._loads.read(candidates).expected_wait_secs(), Reason.NO_KEY)
         order = self._walk(key, candidates, self._max_endpoints)
         if not self._load_factor:
             return Choice(picked(candidates, order), Reason.RING)
-        requests = self._loads.requests(candidates)
-        most = math.ceil(self._load_factor * (float(requests.sum()) + 1) / len(candidates))
+        requests: list[float] = self._loads.requests(candidates).tolist()
+        most = math.ceil(self._load_factor * (sum(requests) + 1) / len(candidates))
         if requests[order[0]] < most:
             return Choice(picked(candidates, order), Reason.RING)
-        return self._pass_over(key, candidates, requests.tolist(), most)
+        return self._pass_over(key, candidates, requests, most)
 
     def _pass_over(self, key: str, candidates: Candidates, requests: list[float], most: float) -> Choice:
         order = self._walk(key, candidates, len(candidates))
-        # Some worker is at or below the mean, so one has room.
+        # With a factor of at least 1 some worker has room: not all are above the mean.
         start = next(at for at, position in enumerate(order) if requests[position] < most)
         order = [*order[start:], *order[:start]]
         return Choice(picked(candidates, order[: self._max_endpoints]), Reason.RING_NEXT)

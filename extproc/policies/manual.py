@@ -2,12 +2,13 @@
 
 The key is the header ``x-extproc-routing-key``. Up to two workers are remembered for each; the first of them that is a
 candidate wins, so a session returns when its worker recovers. If none is, a new one is assigned and the oldest is
-dropped. A request without a key is assigned a worker without being remembered.
+dropped. A request without a key is assigned a worker without being remembered. ``assignment_mode`` says how workers are
+assigned: any, the one with the fewest requests, or the one that was given the fewest keys.
 
 When to use it: sessions that must stay where their state is. State: a map shared by all processes, which survives the
 death of any router; idle keys expire, and beyond ``max_entries`` the least recently used goes. Fall-backs: the other
-remembered worker, then as a new key would be assigned. Source of the rule: the family of the Shepherd Model Gateway;
-there, the map is not bounded.
+remembered worker, then any. Source of the rule: the family of the Shepherd Model Gateway; there, the map is not
+bounded.
 """
 
 from typing import ClassVar
@@ -16,16 +17,15 @@ import numpy as np
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates
-from extproc.fleet.worker import Worker
-from extproc.index.sticky_map import fingerprint
+from extproc.index.sticky_map import Sticky, fingerprint
 from extproc.policies.base import (
     ROUTING_KEY_HEADERS,
     Choice,
-    Floats,
     Needs,
     PolicyContext,
     Ranking,
     Reason,
+    drawn,
     header_of,
     picked,
 )
@@ -45,6 +45,7 @@ class Manual:
         self._stickies = context.stickies
         self._loads = context.loads
         self._clock = context.clock
+        self._rng = context.rng
         self._ranking = Ranking(context)
         self._mode = parameters.assignment_mode
         self._max_idle_secs = parameters.max_idle_secs
@@ -56,37 +57,40 @@ class Manual:
         """Look the key up, or assign it."""
         key = header_of(request, ROUTING_KEY_HEADERS)
         if not key:
-            return self._ranking.choice(candidates, self._costs(candidates), Reason.NO_KEY)
+            return Choice(picked(candidates, self._assigned(candidates)), Reason.NO_KEY)
         key_hash = self._stickies.hash_of(key)
         now = int(self._clock())
-        known = self._stickies.find(key_hash)
-        workers = known.workers if known is not None and now - known.last_used <= self._max_idle_secs else ()
+        known = self._in_use(key_hash, now)
+        workers = () if known is None else known.workers
         usable = [at for worker in workers if (at := candidates.position_of_fingerprint(worker)) is not None]
-        if usable:
-            if known is not None and known.last_used != now:
+        if usable and known is not None:
+            if known.last_used != now:
                 self._stickies.touch(key_hash, now)
-            return Choice(self._with_others(usable, candidates), Reason.STICKY)
-        order = self._ranking.lowest(self._costs(candidates))
+            return Choice(picked(candidates, self._with_others(usable, candidates)), Reason.STICKY)
+        order = self._assigned(candidates)
         given = fingerprint(candidates.workers[order[0]].id)
         self._stickies.put(key_hash, (*workers, given)[-REMEMBERED_WORKERS:], now)
         self._groups[given] = self._groups.get(given, 0) + 1
         return Choice(picked(candidates, order), Reason.STICKY_ASSIGNED)
 
-    def _with_others(self, usable: list[int], candidates: Candidates) -> tuple[Worker, ...]:
-        wanted = min(self._max_endpoints, len(candidates))
-        if len(usable) < wanted:
-            others = self._ranking.lowest(np.zeros(len(candidates)))
-            usable = usable + [at for at in others if at not in usable]
-        return picked(candidates, usable[:wanted])
+    def _in_use(self, key_hash: int, now: int) -> Sticky | None:
+        """Return where a key was sent, unless that is too long ago."""
+        known = self._stickies.find(key_hash)
+        return known if known is not None and now - known.last_used <= self._max_idle_secs else None
 
-    def _costs(self, candidates: Candidates) -> Floats:
+    def _with_others(self, usable: list[int], candidates: Candidates) -> list[int]:
+        """Return the usable ones, and any others after them up to the length of a choice."""
+        others = drawn(self._rng, len(candidates), self._max_endpoints)
+        return [*usable, *[at for at in others if at not in usable]][: self._max_endpoints]
+
+    def _assigned(self, candidates: Candidates) -> list[int]:
         if self._mode == "min_load":
-            return self._loads.requests(candidates)
+            return self._ranking.lowest(self._loads.requests(candidates))
         if self._mode == "min_group":
             now = self._clock()
             if now - self._counted_at >= COUNT_EVERY_SECS:
                 self._groups = self._stickies.groups(now=int(now), max_idle_secs=self._max_idle_secs)
                 self._counted_at = now
-            counts = [self._groups.get(fingerprint(worker.id), 0) for worker in candidates.workers]
-            return np.array(counts, dtype=np.float64)
-        return np.zeros(len(candidates))
+            keys = [self._groups.get(worker, 0) for worker in candidates.fingerprints]
+            return self._ranking.lowest(np.array(keys, dtype=np.float64))
+        return drawn(self._rng, len(candidates), self._max_endpoints)

@@ -1,7 +1,9 @@
 """A policy that an installed package brings along, with what it chooses checked.
 
 It is a class behind an entry point of the group ``extproc.policies``, with the contract of
-:class:`~extproc.policies.base.Policy` and one relief: it needs no ``name``, as it goes by that of its entry point.
+:class:`~extproc.policies.base.Policy` and one relief: it needs no ``name``, as it goes by that of its entry point. Its
+reason is always ``plugin``. A choice of nobody, of a stranger or of somebody twice fails the decision, counted, instead
+of misleading the data plane.
 """
 
 import logging
@@ -87,10 +89,8 @@ class _Wrong(Exception):  # noqa: N818 - it never leaves this module
 def _checked(choice: object, candidates: Candidates, most: int) -> Choice:
     if not isinstance(choice, Choice):
         raise _Wrong(f"it returned {type(choice).__name__}, not Choice")
-    if not isinstance(choice.reason, Reason):
-        raise _Wrong("its reason is not one of extproc.policies.base.Reason")
     workers = _workers(choice.workers, candidates, most)
-    return Choice(workers, choice.reason, _matched_tokens(choice.matched_tokens), _terms(choice.terms))
+    return Choice(workers, Reason.PLUGIN, _matched_tokens(choice.matched_tokens), _terms(choice.terms))
 
 
 def _workers(chosen: object, candidates: Candidates, most: int) -> tuple[Worker, ...]:

@@ -39,13 +39,13 @@ class PrefixHash:
 
     def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:
         """Walk the ring from the hash of the prompt's beginning."""
-        requests = self._loads.requests(candidates)
         if not request.prompts or not len(request.prompts[0].ids):
-            return self._ranking.choice(candidates, requests, Reason.NO_KEY)
+            return self._ranking.choice(candidates, self._loads.read(candidates).expected_wait_secs(), Reason.NO_KEY)
         prompt = request.prompts[0]
         key = xxhash.xxh3_64_intdigest(prompt.ids[: self._tokens].tobytes(), seed=prompt.root)
         ring = self._rings.ring(candidates)
-        total = float(requests.sum())
+        requests: list[float] = self._loads.requests(candidates).tolist()
+        total = sum(requests)
         most = max(self._load_factor * (total + 1), total + self._over_mean * len(candidates)) / len(candidates)
         order = list(islice(ring.walk(key), self._max_endpoints))
         if requests[order[0]] <= most:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates
-from extproc.policies.base import Choice, Needs, PolicyContext, Reason, picked
+from extproc.policies.base import Choice, Needs, PolicyContext, Reason, drawn, picked
 
 
 class Random:
@@ -23,13 +23,5 @@ class Random:
 
     def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:  # noqa: ARG002 - needs nothing of it
         """Draw the whole list without replacement."""
-        size = len(candidates)
-        uniform = self._rng.random
-        drawn: list[int] = []
-        for taken in range(min(self._max_endpoints, size)):
-            # A position among those left, then moved past each one taken: several times cheaper than random.sample.
-            position = int(uniform() * (size - taken))
-            for earlier in sorted(drawn):
-                position += position >= earlier
-            drawn.append(position)
-        return Choice(picked(candidates, drawn), Reason.RANDOM)
+        order = drawn(self._rng, len(candidates), self._max_endpoints)
+        return Choice(picked(candidates, order), Reason.RANDOM)

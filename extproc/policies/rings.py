@@ -7,6 +7,8 @@ from extproc.fleet.candidates import Candidates, PerCandidates
 from extproc.index.hash_ring import HashRing, points_of
 
 MAX_REMEMBERED = 4096
+MAX_RINGS = 64
+"""At ten bytes a point: 100 MB if there are so many sets of 1,024 workers with 150 points each."""
 
 
 class Rings:
@@ -14,7 +16,7 @@ class Rings:
 
     def __init__(self, *, virtual_nodes: int) -> None:
         self._virtual_nodes = virtual_nodes
-        self._rings: PerCandidates[HashRing] = PerCandidates()
+        self._rings: PerCandidates[HashRing] = PerCandidates(MAX_RINGS)
         self._points: dict[str, npt.NDArray[np.uint64]] = {}
 
     def ring(self, candidates: Candidates) -> HashRing:

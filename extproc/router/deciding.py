@@ -20,7 +20,7 @@ from extproc.policies.registry import POLICIES
 from extproc.routing.accounting import Accounts
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director
-from extproc.routing.hook_plugin import make_hooks
+from extproc.routing.hook_plugins import make_hooks
 from extproc.routing.hooks import HookRunner
 from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
@@ -39,7 +39,11 @@ SHADOW_STICKY_ENTRIES = 4096
 
 
 class Deciding:
-    """The director of one router, and what has to be looked after beside it."""
+    """The director of one router, and what has to be looked after beside it.
+
+    Raises :class:`StartupError` when a hook or a policy of the settings is a plugin that cannot be used; a model's own
+    policy is only counted then, as models come and go.
+    """
 
     def __init__(
         self,
@@ -77,7 +81,7 @@ class Deciding:
         )
         try:
             selector = _selector(settings, context, metrics)
-            hooks = make_hooks(settings.hooks.enabled, plugins=settings.plugins)
+            hooks = make_hooks(settings.hooks.enabled, settings.plugins)
         except PluginUnusable as error:
             raise StartupError(f"a plugin cannot be used: {error}") from error
         self.accounts = Accounts(

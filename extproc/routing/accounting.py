@@ -58,7 +58,8 @@ class Flight(msgspec.Struct, eq=False):
 
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
     ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
-    still. ``answered_at`` is 0 until the response headers are seen. ``trial`` is what the breakers want to know of it
+    still. ``answered_at`` is 0 until the response headers are seen, and ``streamed`` whether they came before the
+    answer, from the worker that was chosen. ``trial`` is what the breakers want to know of it
     when nothing becomes of it, 0 when it is no trial.
     """
 
@@ -73,6 +74,7 @@ class Flight(msgspec.Struct, eq=False):
     hashes: Hashes | None = None
     news: Hashes | None = None
     answered_at: float = 0.0
+    streamed: bool = False
     trial: float = 0.0
     over: bool = False
     on_end: Callable[[], None] | None = None
@@ -135,6 +137,7 @@ class Accounts:
         )
         self._column.note_sent(worker.slot, tokens=tokens, blocks=news)
         flight.trial = self._breakers.try_out(worker.slot)
+        self._return_later(flight, now)
         return flight
 
     def answered(self, flight: Flight, *, status: int, served: str, streamed: bool) -> None:
@@ -151,16 +154,11 @@ class Accounts:
             (self._breakers.failed if failed else self._breakers.succeeded)(server.slot)
         if failed:
             self._take_back(flight)
-        elif server is first and not streamed:
-            self._learner.first_byte(
-                first.slot,
-                uncached_tokens=flight.uncached_tokens,
-                ahead=flight.ahead,
-                elapsed_secs=now - flight.started,
-            )
-        if streamed and not failed:
-            self._return_later(flight, now)
-        else:
+        elif server is first:
+            flight.streamed = streamed
+            if not streamed:
+                self._learn(flight, now)
+        if failed or not streamed:
             self._return_prefill(flight)
         flight.hashes = flight.news = None
 
@@ -173,7 +171,10 @@ class Accounts:
             return
         self._end(flight)
         if flight.answered_at:
-            self._learner.answer_ended(flight.worker.slot, secs=self._clock() - flight.answered_at)
+            now = self._clock()
+            self._learner.answer_ended(flight.worker.slot, secs=now - flight.answered_at)
+            if flight.streamed:
+                self._learn(flight, now)
 
     def sweep(self) -> None:
         """Give back what its expected time, or the engine, says is done. Call regularly."""
@@ -185,6 +186,16 @@ class Accounts:
                 self._end(flight)
             else:
                 self._lingering.append((due, flight))
+
+    def _learn(self, flight: Flight, now: float) -> None:
+        self._learner.answered(
+            flight.worker.slot,
+            uncached_tokens=flight.uncached_tokens,
+            ahead=flight.ahead,
+            ahead_tokens=flight.ahead_tokens,
+            elapsed_secs=now - flight.started,
+            streamed=flight.streamed,
+        )
 
     def _record(self, flight: Flight, request: RoutingRequest, choice: Choice) -> int:
         prompt = request.prompts[0]

@@ -159,7 +159,7 @@ class Director:
         if fleet.models is not self._known_models:
             self._known_models = fleet.models
             needs = self._selector.needs(fleet.models)
-            self._records = needs >= Needs.TOKENS
+            self._records = needs >= Needs.PREFIXES
             self._tokenizes = bool(fleet.models) and (self._always_tokenize or needs >= Needs.TOKENS)
             limited = any(spec.max_requests or spec.max_tokens for spec in fleet.models)
             self._reads_bodies = needs >= Needs.BODY or self._tokenizes or limited or self._hooks.read_bodies

@@ -80,6 +80,8 @@ class Engine(IntEnum):
     """What ``RECORDED_BLOCKS`` was when the worker's cache was last known to be empty."""
     ELSEWHERE = 11
     """Requests running or waiting there that are not ours."""
+    SEATS = 12
+    """How many requests it runs at once, as seen when others had to wait for it; 0 while that was never seen."""
 
 
 class Outcome(IntEnum):
@@ -93,8 +95,8 @@ class Outcome(IntEnum):
     """How often in a row it has opened."""
     PROBED_AT = 3
     """When a request was last sent to try it; 0 when none is under way."""
-    REQUEST_SECS = 4
-    """Time that each request already there adds to the time to the first byte; learned."""
+    SEAT_SECS = 4
+    """How often one of its seats becomes free when all are taken: the time between two answers; learned."""
     PREFILL_RATE = 5
     """Prompt tokens a second, learned from answers."""
     LONE_SECS = 6
@@ -173,9 +175,9 @@ class WorkerTable:
         start = process_slot * _COLUMN_WORDS
         return LoadColumn(self._column_words[start : start + _COLUMN_WORDS])
 
-    def totals(self, quantity: Quantity) -> Ints:
-        """Return one quantity over all processes, by worker slot."""
-        total: Ints = self.columns[: self._header[COLUMNS_WORD], quantity].sum(axis=0)
+    def totals(self, quantity: Quantity, slots: int = MAX_WORKERS) -> Ints:
+        """Return one quantity over all processes, for the first ``slots`` workers."""
+        total: Ints = np.add.reduce(self.columns[: self._header[COLUMNS_WORD], quantity, :slots], axis=0)
         return total
 
     def requests_at(self, slot: int) -> int:
@@ -197,7 +199,7 @@ class WorkerTable:
 
     def sums(self, slots: int) -> Ints:
         """Return every quantity (rows, by :class:`Quantity`) for the first ``slots`` workers (columns)."""
-        total: Ints = self.columns[: self._header[COLUMNS_WORD], :, :slots].sum(axis=0)
+        total: Ints = np.add.reduce(self.columns[: self._header[COLUMNS_WORD], :, :slots], axis=0)
         return total
 
     @property

@@ -92,7 +92,7 @@ def decide_once(policy: Policy, request: RoutingRequest, everyone: Candidates, a
     """Do what a router does from the tokenized request to the end of its accounting."""
     choice = policy.choose(request, everyone)
     endpoints = ",".join([worker.address for worker in choice.workers])
-    flight = accounts.start(request, choice, record=policy.needs >= Needs.TOKENS)
+    flight = accounts.start(request, choice, record=policy.needs >= Needs.PREFIXES)
     decision = Decision(endpoints, choice.workers[0], policy.name, choice.reason, accounts=accounts, flight=flight)
     decision.answered(status=200, served=choice.workers[0].address, streamed=False)
     decision.release()

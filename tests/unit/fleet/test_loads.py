@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from extproc.fleet.candidates import Candidates
 from extproc.fleet.loads import FIRST_PREFILL_RATE, FIRST_REQUEST_SECS, MAX_KV_USAGE, FleetLoads, Load
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 from tests.support.fleets import Clock, candidates, worker
+from tests.support.segments import mapped
 
 STALE_SECS = 5.0
 
@@ -16,10 +16,8 @@ class Loads:
     """A table, and the loads that are read from it."""
 
     def __init__(self) -> None:
-        segment = Segment.create()
-        segment.close()
         self.clock = Clock()
-        self.table = WorkerTable(segment)
+        self.table = WorkerTable(mapped())
         self.loads = FleetLoads(table=self.table, clock=self.clock, stale_secs=STALE_SECS)
 
     def scraped(self, slot: int, **numbers: float) -> None:

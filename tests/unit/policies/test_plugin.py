@@ -92,7 +92,7 @@ def test_what_else_it_says_of_its_choice_is_passed_on() -> None:
     terms = tuple((f"t{number}", number) for number in range(MAX_TERMS + 1))
     made = Made(whole=True, returns=lambda them: choosing(list(them.workers), Reason.PREFIX_MATCH, 7, terms))
     choice = made.choose()
-    assert (choice.reason, choice.matched_tokens, choice.terms) == (Reason.PREFIX_MATCH, 7, terms[:MAX_TERMS])
+    assert (choice.reason, choice.matched_tokens, choice.terms) == (Reason.PLUGIN, 7, terms[:MAX_TERMS])
     assert isinstance(choice.workers, tuple)
 
 
@@ -116,7 +116,6 @@ def divides_by_zero(_candidates: object) -> object:
         ({"returns": lambda them: (them.workers[0], them.workers[0])}, "twice"),
         ({"whole": True, "returns": lambda them: None}, "NoneType, not Choice"),
         ({"whole": True, "returns": lambda them: (them.workers, Reason.PLUGIN)}, "tuple, not Choice"),
-        ({"whole": True, "returns": lambda them: choosing(them.workers, "mine")}, "its reason"),
         ({"whole": True, "returns": lambda them: choosing(them.workers, Reason.PLUGIN, -1)}, "matched tokens"),
         ({"whole": True, "returns": lambda them: choosing(them.workers, Reason.PLUGIN, "7")}, "matched tokens"),
         ({"whole": True, "returns": lambda them: choosing(them.workers, Reason.PLUGIN, None, 5)}, "its terms"),
