@@ -6,6 +6,7 @@ outcome metrics. Faults of our own end here too and are answered as the operator
 
 import asyncio
 import logging
+from collections.abc import Callable
 from time import perf_counter
 from typing import Protocol
 
@@ -48,8 +49,8 @@ class Decider(Protocol):
 class ProcessService:
     """Makes the handlers of one router process and holds what they share.
 
-    ``active`` streams are open now, of all that were ever ``opened``. ``queue_wait_secs`` is how long a request may
-    wait to be admitted, besides the time for its decision.
+    ``active`` streams are open now, of all that were ever ``opened``. ``queue_wait_secs`` returns how long a
+    request may wait to be admitted at present, besides the time for its decision.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class ProcessService:
         server: ServerSettings,
         routing: RoutingSettings,
         metrics: Metrics,
-        queue_wait_secs: float = 0.0,
+        queue_wait_secs: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.decider = decider
         self.metrics = metrics
@@ -67,7 +68,8 @@ class ProcessService:
         self.max_streams = server.max_streams
         self.max_held_bytes = server.max_held_bytes
         self.held_bytes = 0
-        self.decision_timeout_secs = server.decision_timeout_secs + queue_wait_secs
+        self.decision_timeout_secs = server.decision_timeout_secs
+        self.queue_wait_secs = queue_wait_secs
         self.fail_open = routing.on_error == "open"
         self.shows_decision = routing.decision_header
         self.streams_last = server.streams_last
@@ -266,7 +268,9 @@ class ProcessHandler:
     def _wait_for(self, pending: "asyncio.Future[Decision]") -> None:
         self._pending = pending
         loop = asyncio.get_running_loop()
-        self._watchdog = loop.call_later(self._service.decision_timeout_secs, self._on_decision_timeout)
+        service = self._service
+        patience_secs = service.decision_timeout_secs + service.queue_wait_secs()
+        self._watchdog = loop.call_later(patience_secs, self._on_decision_timeout)
         pending.add_done_callback(self._on_decided)
 
     def _on_decided(self, done: "asyncio.Future[Decision]") -> None:

@@ -73,7 +73,7 @@ class Router:
             server=settings.server,
             routing=settings.routing,
             metrics=self.metrics,
-            queue_wait_secs=settings.admission.max_wait_secs,
+            queue_wait_secs=lambda: self.deciding.admission.longest_wait_secs,
         )
         self.server = self._make_server(boot)
 

@@ -115,6 +115,11 @@ class Admission:
         """How many requests wait."""
         return len(self._queue)
 
+    @property
+    def longest_wait_secs(self) -> float:
+        """How long a request may wait now; 0 where none has to."""
+        return self._max_wait_secs if self._limited and self._max_queued else 0.0
+
     def admit(self, request: RoutingRequest, spec: ModelSpec | None) -> Ticket | None:
         """Give a request a place, or one in the queue; None where nothing limits it.
 

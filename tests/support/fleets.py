@@ -23,6 +23,7 @@ from extproc.shm.lengths import LengthColumns
 from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
 from extproc.tokens.prompt_tokens import PromptTokens
+from tests.support.segments import mapped
 
 
 def worker(index: int, *, models: tuple[str, ...] = (), healthy: bool = True, draining: bool = False) -> Worker:
@@ -63,12 +64,8 @@ class Shared:
     """The state that all processes of a service share, on a segment of its own, and what policies are made with."""
 
     def __init__(self, *, prefix_index_bytes: int = 1 << 20, sticky_entries: int = 1024) -> None:
-        self.segment = Segment.create(
-            {Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(sticky_entries)}
-        )
+        self.segment = mapped({Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(sticky_entries)})
         StickyMap.prepare(self.segment.part(Part.STICKY_MAP))
-        # The memory lives as long as it is used; the descriptor is not needed.
-        self.segment.close()
         self.clock = Clock()
         self.table = WorkerTable(self.segment)
         self.prefixes = PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock)

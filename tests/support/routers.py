@@ -4,9 +4,9 @@ from extproc.config.fleet import FleetSettings
 from extproc.fleet.breaker import Breakers
 from extproc.fleet.candidates import Candidates
 from extproc.shm.layout import OUTCOME_ROW_NUMBERS
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Outcome, WorkerTable
 from tests.support.fleets import Clock, candidates
+from tests.support.segments import mapped
 
 FAILURES = 3
 OPEN_SECS, MAX_OPEN_SECS, PROBE_SECS = 1.0, 8.0, 5.0
@@ -18,9 +18,7 @@ class Routers:
     """So many routers, each with breakers of its own, before ``workers`` of which that in slot ``SICK`` breaks."""
 
     def __init__(self, count: int = 1, *, workers: int = 2, failures: int = FAILURES) -> None:
-        segment = Segment.create()
-        segment.close()
-        self.table = WorkerTable(segment)
+        self.table = WorkerTable(mapped())
         self.clock = Clock()
         self.ignored = 0
         self.candidates = candidates(workers)

@@ -20,8 +20,8 @@ from extproc.fleet.learning import (
     SpeedLearner,
 )
 from extproc.fleet.loads import FIRST_PREFILL_RATE
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
+from tests.support.segments import mapped
 
 SLOT = 9
 LONE_SECS = 0.05
@@ -32,9 +32,7 @@ class Learning:
     """A table, and the learners of two routers that take turns."""
 
     def __init__(self) -> None:
-        segment = Segment.create()
-        segment.close()
-        self.table = WorkerTable(segment)
+        self.table = WorkerTable(mapped())
         self.routers = [SpeedLearner(self.table) for _ in range(2)]
         self._rng = random.Random(3)
 

@@ -20,9 +20,9 @@ from extproc.fleet.loads import (
     Load,
     evened,
 )
-from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 from tests.support.fleets import Clock, candidates, worker
+from tests.support.segments import mapped
 
 STALE_SECS = 5.0
 
@@ -31,10 +31,8 @@ class Loads:
     """A table, and the loads that are read from it."""
 
     def __init__(self) -> None:
-        segment = Segment.create()
-        segment.close()
         self.clock = Clock()
-        self.table = WorkerTable(segment)
+        self.table = WorkerTable(mapped())
         self.loads = FleetLoads(table=self.table, clock=self.clock, stale_secs=STALE_SECS)
 
     def scraped(self, slot: int, **numbers: float) -> None:

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from extproc.shm.admission import AdmissionColumns
 from extproc.shm.layout import ADMISSION_MODELS, MAX_PROCESSES
-from extproc.shm.segment import Segment
+from tests.support.segments import mapped
 
 PROCESSES = st.sampled_from((0, 1, MAX_PROCESSES - 1))
 MODELS = st.sampled_from((0, 1, 64, ADMISSION_MODELS - 1))
@@ -16,7 +16,7 @@ OPERATIONS = st.lists(
 def test_sums_are_what_living_processes_have_admitted(
     operations: list[tuple[int, int, tuple[int, int] | None]],
 ) -> None:
-    segment = Segment.create()
+    segment = mapped()
     processes = {slot: AdmissionColumns(segment, process_slot=slot) for slot in (0, 1, MAX_PROCESSES - 1)}
     supervisor = AdmissionColumns(segment, process_slot=5)
     held: dict[tuple[int, int], tuple[int, int]] = {}
@@ -36,7 +36,7 @@ def test_sums_are_what_living_processes_have_admitted(
 
 
 def test_all_processes_and_models_fit() -> None:
-    segment = Segment.create()
+    segment = mapped()
     for process in range(MAX_PROCESSES):
         for model in range(ADMISSION_MODELS):
             AdmissionColumns(segment, process_slot=process).add(model, requests=model + 1, tokens=1000)
@@ -50,7 +50,7 @@ def test_all_processes_and_models_fit() -> None:
 
 
 def test_numbers_stop_at_zero() -> None:
-    columns = AdmissionColumns(Segment.create(), process_slot=3)
+    columns = AdmissionColumns(mapped(), process_slot=3)
     columns.add(2, requests=-1, tokens=-5)
     columns.add(2, requests=1, tokens=7)
     assert columns.of_model(2) == (1, 7)

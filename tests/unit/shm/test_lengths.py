@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from extproc.shm.layout import LENGTH_CLASSES, MAX_PROCESSES
 from extproc.shm.lengths import LengthColumns, class_of, lower_bound
-from extproc.shm.segment import Segment
+from tests.support.segments import mapped
 
 LAST = LENGTH_CLASSES - 1
 
@@ -46,16 +46,16 @@ def test_the_last_class_holds_everything_longer() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, MAX_PROCESSES - 1), st.integers(0, 100_000)), max_size=50))
 def test_totals_are_the_tokens_of_all_processes_by_class(sent: list[tuple[int, int]]) -> None:
-    segment = Segment.create()
+    segment = mapped()
     expected = np.zeros(LENGTH_CLASSES, dtype=np.int64)
     for process, tokens in sent:
         LengthColumns(segment, process_slot=process).add(tokens)
         expected[class_of(tokens)] += tokens
-    assert LengthColumns(Segment.attach(segment.fd), process_slot=0).totals().tolist() == expected.tolist()
+    assert LengthColumns(segment, process_slot=0).totals().tolist() == expected.tolist()
 
 
 def test_columns_lie_side_by_side() -> None:
-    segment = Segment.create()
+    segment = mapped()
     columns = [LengthColumns(segment, process_slot=process) for process in range(MAX_PROCESSES)]
     for own in columns:
         own.add(1)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from extproc.shm.layout import MAX_PROCESSES, MAX_WORKERS, Quantity
 from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
+from tests.support.segments import mapped
 
 IN_FLIGHT = (Quantity.REQUESTS, Quantity.PREFILL_TOKENS, Quantity.DECODE_TOKENS)
 PROCESSES = st.sampled_from((0, 1, 7, MAX_PROCESSES - 1))
@@ -20,7 +21,7 @@ OPERATIONS = st.lists(
 
 
 def new_table() -> WorkerTable:
-    return WorkerTable(Segment.create())
+    return WorkerTable(mapped())
 
 
 @pytest.fixture
@@ -125,7 +126,9 @@ def test_a_process_sees_its_own_requests_apart(table: WorkerTable) -> None:
 def test_another_mapping_sees_the_same_counts() -> None:
     segment = Segment.create()
     WorkerTable(segment).column(MAX_PROCESSES - 1).add(MAX_WORKERS - 1, requests=4)
-    assert WorkerTable(Segment.attach(segment.fd)).requests_at(MAX_WORKERS - 1) == 4
+    attached = Segment.attach(segment.fd)
+    assert WorkerTable(attached).requests_at(MAX_WORKERS - 1) == 4
+    attached.close()
 
 
 def test_nothing_is_counted_before_there_is_a_column(table: WorkerTable) -> None:
@@ -200,3 +203,4 @@ def test_a_breaker_change_is_seen_through_another_mapping() -> None:
     before = other.breaker_changes
     one.note_breaker_change()
     assert other.breaker_changes != before
+    segment.close()
