@@ -77,5 +77,5 @@ class ExpectedLatency:
         if requests[best] < 1:
             return full_costs
         sooner = (requests < 1) & (costs < costs[best])
-        lowered: Floats = full_costs - sooner * (1.0 + full_costs.max())
-        return lowered
+        without: Floats = full_costs - sooner * (1.0 + full_costs.max())
+        return without
