@@ -14,10 +14,8 @@ been long. While all seats are taken one becomes free as often as an answer ends
 there were requests there, its own included; with seats to spare, as many as there are seats.
 """
 
-import numpy as np
-
 from extproc.fleet.loads import FIRST_PREFILL_RATE, FIRST_SEAT_SECS
-from extproc.shm.layout import OUTCOME_ROW_NUMBERS
+from extproc.shm.layout import ENGINE_ROW_NUMBERS, OUTCOME_ROW_NUMBERS
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 STEP = 0.1
@@ -26,8 +24,6 @@ LONG_PROMPT_TOKENS = 1024
 MIN_SEAT_SECS, MAX_SEAT_SECS = 1e-6, 600.0
 MIN_PREFILL_RATE, MAX_PREFILL_RATE = 10.0, 1e7
 MAX_SECS = 3600.0
-GUESS_USES = 16
-"""How often a number taken from the other workers is used before it is worked out anew."""
 
 
 class SpeedLearner:
@@ -35,8 +31,8 @@ class SpeedLearner:
 
     def __init__(self, table: WorkerTable) -> None:
         self._numbers = table.outcome_numbers
-        self._table = table
-        self._guesses: dict[Outcome, tuple[float, int]] = {}
+        self._engines = table.engine_numbers
+        self._of_all: dict[Outcome, float] = {}
 
     def answered(
         self,
@@ -54,14 +50,14 @@ class SpeedLearner:
         """
         if not 0 <= elapsed_secs <= MAX_SECS:
             return
-        lone_secs = self._known(slot, Outcome.LONE_SECS)
         if ahead <= 0:
+            lone_secs = self._known(slot, Outcome.LONE_SECS)
             if uncached_tokens <= SHORT_PROMPT_TOKENS or elapsed_secs < lone_secs:
                 self._learn(slot, Outcome.LONE_SECS, elapsed_secs)
             elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs and not streamed:
                 # Answers are streamed because they are long: their prompts are the lesser part of their time.
                 self._learn_rate(slot, uncached_tokens / (elapsed_secs - lone_secs))
-        seats = float(self._table.engines[slot, Engine.SEATS])
+        seats = self._told(slot, Engine.SEATS)
         if seats:
             secs = elapsed_secs - (uncached_tokens + ahead_tokens) / self.prefill_rate(slot)
             seat_secs = min(max(secs / max(ahead + 1, seats), MIN_SEAT_SECS), MAX_SEAT_SECS)
@@ -78,42 +74,40 @@ class SpeedLearner:
 
     def first_byte_secs(self, slot: int, *, uncached_tokens: int, ahead: int) -> float:
         """How long the first byte takes."""
-        seats = float(self._table.engines[slot, Engine.SEATS])
+        seats = self._told(slot, Engine.SEATS)
         queued = max(ahead + 1 - seats, 0.0) if seats else 0.0
         queue_secs = queued * (self._number(slot, Outcome.SEAT_SECS) or FIRST_SEAT_SECS)
         return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self.prefill_rate(slot) + queue_secs
 
     def prefill_rate(self, slot: int) -> float:
         """Prompt tokens that a worker computes in a second: as it reports, as answers tell, or a first guess."""
-        reported = float(self._table.engines[slot, Engine.PREFILL_RATE])
+        reported = self._told(slot, Engine.PREFILL_RATE)
         return reported or self._known(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
 
-    def _known(self, slot: int, number: Outcome) -> float:
-        """Return what is known of a worker; where that is nothing, of the middling one of the others; else 0."""
-        own = self._number(slot, number)
-        if own:
-            return own
-        value, uses_left = self._guesses.get(number, (0.0, 0))
-        if not uses_left:
-            everyone = self._table.outcomes[:, number]
-            known = everyone[everyone > 0]
-            value, uses_left = float(np.median(known)) if len(known) else 0.0, GUESS_USES
-        self._guesses[number] = (value, uses_left - 1)
+    def _told(self, slot: int, number: Engine) -> float:
+        value: float = self._engines[slot * ENGINE_ROW_NUMBERS + number]
         return value
 
-    def _learn_rate(self, slot: int, rate: float) -> None:
-        rate = min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE)
-        known = self._number(slot, Outcome.PREFILL_RATE) or rate
-        # Averaged as seconds a token: as a rate, one short answer by chance would outweigh many.
-        self._numbers[slot * OUTCOME_ROW_NUMBERS + Outcome.PREFILL_RATE] = 1 / (
-            1 / known + STEP * (1 / rate - 1 / known)
-        )
+    def _known(self, slot: int, number: Outcome) -> float:
+        """Return what is known of a worker; where that is nothing, what this router saw of others; else 0."""
+        return self._number(slot, number) or self._of_all.get(number, 0.0)
 
-    def _learn(self, slot: int, number: Outcome, value: float) -> None:
+    def _learn_rate(self, slot: int, rate: float) -> None:
+        # Averaged as seconds a token: as a rate, one short answer by chance would outweigh many.
+        self._learn(slot, Outcome.PREFILL_RATE, min(max(rate, MIN_PREFILL_RATE), MAX_PREFILL_RATE), inverse=True)
+
+    def _learn(self, slot: int, number: Outcome, value: float, *, inverse: bool = False) -> None:
         at = slot * OUTCOME_ROW_NUMBERS + number
-        known = self._numbers[at]
-        self._numbers[at] = known + STEP * (value - known) if known else value
+        self._numbers[at] = _averaged(self._numbers[at], value, inverse=inverse)
+        self._of_all[number] = _averaged(self._of_all.get(number, 0.0), value, inverse=inverse)
 
     def _number(self, slot: int, number: Outcome) -> float:
         value: float = self._numbers[slot * OUTCOME_ROW_NUMBERS + number]
         return value
+
+
+def _averaged(known: float, value: float, *, inverse: bool) -> float:
+    """Return a running average one step further; ``inverse``: that of the numbers' inverses."""
+    if not known:
+        return value
+    return 1 / _averaged(1 / known, 1 / value, inverse=False) if inverse else known + STEP * (value - known)

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from extproc.fleet.candidates import Candidates, PerCandidates
-from extproc.shm.layout import Quantity
+from extproc.shm.layout import ENGINE_ROW_NUMBERS, Quantity
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 Floats = npt.NDArray[np.float64]
@@ -32,7 +33,7 @@ ALIKE, APART = 2.0, 3.0
 on for its own; in between, in part."""
 
 
-class Load(NamedTuple, Generic[N]):
+class Load(msgspec.Struct, Generic[N]):
     """The load of one worker, or of all candidates: then an array each, in the order of the candidates.
 
     ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
@@ -76,6 +77,8 @@ class _Speeds(NamedTuple):
     prefill_rate: Floats
     seat_secs: Floats
     seats: Floats
+    any_seats: bool
+    no_queues: Floats
 
 
 class FleetLoads:
@@ -89,10 +92,12 @@ class FleetLoads:
 
     def requests(self, candidates: Candidates) -> Floats:
         """Return the requests in flight to each candidate, for policies that look at nothing else."""
-        own = self._table.totals(Quantity.REQUESTS, candidates.high).take(candidates.slots)
+        own = self._table.totals(Quantity.REQUESTS, candidates.high).take(candidates.slots).astype(np.float64)
         engines = self._table.engines.take(candidates.slots, axis=0).T
-        total: Floats = own + engines[Engine.ELSEWHERE] * self._fresh(engines[Engine.SCRAPED_AT], self._clock())
-        return total
+        # Mostly there is no other gateway, and the age of a load that is not used does not matter.
+        if np.count_nonzero(engines[Engine.ELSEWHERE]):
+            own += engines[Engine.ELSEWHERE] * self._fresh(engines[Engine.SCRAPED_AT], self._clock())
+        return own
 
     def sent_tokens(self, candidates: Candidates) -> Floats:
         """Return the prompt tokens ever sent to each candidate."""
@@ -108,13 +113,16 @@ class FleetLoads:
         told = self._fresh(engines[Engine.SCRAPED_AT], now).astype(np.float64)
         speeds = self._speeds_of(candidates, now)
         requests = in_flight[Quantity.REQUESTS] + engines[Engine.ELSEWHERE] * told
-        seats = np.maximum(speeds.seats, engines[Engine.RUNNING])
+        queue_secs = speeds.no_queues
+        if speeds.any_seats:
+            seats = np.maximum(speeds.seats, engines[Engine.RUNNING])
+            queue_secs = np.maximum(requests + 1 - seats, 0.0) * speeds.seat_secs
         return Load(
             requests=requests,
             prefill_tokens=in_flight[Quantity.PREFILL_TOKENS],
             kv_usage=np.minimum(engines[Engine.KV_USAGE] * told, MAX_KV_USAGE),
             told=told,
-            queue_secs=np.maximum(requests + 1 - seats, 0.0) * speeds.seat_secs,
+            queue_secs=queue_secs,
             prefill_rate=speeds.prefill_rate,
         )
 
@@ -124,15 +132,15 @@ class FleetLoads:
         slot = candidates.workers[position].slot
         now = self._clock()
         own, prefill_tokens = table.at(slot)
-        scraped_at, kv_usage, elsewhere, running = table.engines[slot].take(_GAUGES).tolist()
-        told = float(now - scraped_at <= self._stale_secs)
+        numbers, row = table.engine_numbers, slot * ENGINE_ROW_NUMBERS
+        told = float(now - numbers[row + Engine.SCRAPED_AT] <= self._stale_secs)
         speeds = self._speeds_of(candidates, now)
-        requests = own + elsewhere * told
-        seats = max(float(speeds.seats[position]), running)
+        requests = own + numbers[row + Engine.ELSEWHERE] * told
+        seats = max(float(speeds.seats[position]), numbers[row + Engine.RUNNING])
         return Load(
             requests=requests,
             prefill_tokens=float(prefill_tokens),
-            kv_usage=min(kv_usage * told, MAX_KV_USAGE),
+            kv_usage=min(numbers[row + Engine.KV_USAGE] * told, MAX_KV_USAGE),
             told=told,
             queue_secs=max(requests + 1 - seats, 0.0) * float(speeds.seat_secs[position]),
             prefill_rate=float(speeds.prefill_rate[position]),
@@ -165,11 +173,10 @@ class FleetLoads:
                 prefill_rate=evened(_prefill_rates(engines, outcomes), otherwise=FIRST_PREFILL_RATE, best=np.max),
                 seat_secs=evened(outcomes[Outcome.SEAT_SECS], otherwise=FIRST_SEAT_SECS, best=np.min),
                 seats=_seats(engines),
+                any_seats=bool(engines[Engine.SEATS].any()),
+                no_queues=np.zeros(len(candidates)),
             ),
         )
-
-
-_GAUGES = [Engine.SCRAPED_AT, Engine.KV_USAGE, Engine.ELSEWHERE, Engine.RUNNING]
 
 
 def _prefill_rates(engines: Floats, outcomes: Floats) -> Floats:
@@ -178,7 +185,8 @@ def _prefill_rates(engines: Floats, outcomes: Floats) -> Floats:
     if reported.any():
         # Of an engine that will tell, what is guessed from whole answers is worth less than what others tell.
         learned = np.where(engines[Engine.SCRAPED_AT] > 0, 0.0, learned)
-    return np.where(reported > 0, reported, learned)
+    rates: Floats = np.where(reported > 0, reported, learned)
+    return rates
 
 
 def _seats(engines: Floats) -> Floats:
@@ -187,8 +195,9 @@ def _seats(engines: Floats) -> Floats:
     One that was never seen full has as many seats as the best of the others: else all would go there.
     """
     seats = engines[Engine.SEATS]
-    most = seats.max()
-    return np.where(seats > 0, seats, most or np.inf)
+    most = float(seats.max(initial=0.0)) or np.inf
+    taken: Floats = np.where(seats > 0, seats, most)
+    return taken
 
 
 def evened(numbers: Floats, *, otherwise: float, best: Callable[[Floats], float]) -> Floats:

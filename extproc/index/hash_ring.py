@@ -35,8 +35,8 @@ class HashRing:
         order = np.argsort(everyone, kind="stable")
         # Views of machine words: single ones are read several times faster than from an array, in a tenth of a list's
         # memory.
-        self._points = memoryview(everyone[order])
-        self._owners = memoryview(owners[order])
+        self._points = everyone[order].data
+        self._owners = owners[order].data
 
     def walk(self, key: int) -> Iterator[int]:
         """Yield every position once, in the order in which their points follow the key's place on the ring."""

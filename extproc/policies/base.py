@@ -29,7 +29,7 @@ class Needs(IntEnum):
     TOKENS = 3
     """The prompt's token ids and block hashes; where they cannot be known, hashes of the blocks of its text."""
     PREFIXES = 4
-    """Also who holds which prefix: what is sent to whom is recorded then."""
+    """Who holds which prefix, so that the prompts of requests are recorded where they are sent."""
 
 
 class Reason(StrEnum):

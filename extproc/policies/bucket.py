@@ -1,9 +1,11 @@
 """``bucket``: each candidate takes a range of prompt lengths, so that long prompts do not hold up short ones.
 
 The candidates, by id, share the lengths from short to long, with borders at which each range got about the same number
-of tokens lately; they are learned anew every ``adjust_interval_secs``. When the tokens sent since then are out of
-balance (the most and the least differ by more than ``balance_abs_threshold`` requests' worth, and by more than
-``balance_rel_threshold`` times) the worker that was sent least is chosen instead.
+of tokens lately; they are learned anew every ``adjust_interval_secs``. Lengths are counted in classes a quarter of an
+octave wide; a class on a border is shared between its neighbours in proportion, so that each gets its part even if all
+prompts are of one length. When the tokens sent since the last learning are out of balance (the most and the least
+differ by more than ``balance_abs_threshold`` requests' worth, and by more than ``balance_rel_threshold`` times) the
+worker that was sent least is chosen instead.
 
 When to use it: lengths from a few tokens to very many, and no prefixes to share. State: tokens sent, by class of length
 and by worker, over all processes; the borders follow from them, so all processes have about the same. Fall-backs: the
@@ -11,19 +13,28 @@ workers of the neighbouring ranges. Source of the rule: the family of the Shephe
 characters.
 """
 
-from bisect import bisect_right
+from itertools import accumulate
 from typing import ClassVar
-
-import numpy as np
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates, PerCandidates
-from extproc.policies.base import Choice, Floats, Needs, PolicyContext, Reason, picked, prompt_tokens_of
+from extproc.policies.base import (
+    Choice,
+    Floats,
+    Needs,
+    PolicyContext,
+    Ranking,
+    Reason,
+    picked,
+    prompt_tokens_of,
+)
 from extproc.shm.layout import LENGTH_CLASSES
 from extproc.shm.lengths import class_of, lower_bound
 
-_SHORTEST, _LONGEST = class_of(32), class_of(8192)
-_MEAN_WEIGHT = 0.02
+FIRST_SHORTEST, FIRST_LONGEST = 32, 8192
+"""Until prompts are seen, as many of each length between these are expected: from a question to a long document."""
+MEAN_WEIGHT = 0.02
+MAX_CANDIDATE_SETS = 64
 
 
 class Bucket:
@@ -37,53 +48,50 @@ class Bucket:
         self._lengths = context.lengths
         self._loads = context.loads
         self._clock = context.clock
+        self._rng = context.rng
+        self._ranking = Ranking(context)
         self._interval_secs = parameters.adjust_interval_secs
         self._abs_requests = parameters.balance_abs_threshold
         self._rel = parameters.balance_rel_threshold
         self._max_endpoints = context.max_endpoints
-        self._bounds = np.array([lower_bound(at) for at in range(LENGTH_CLASSES + 1)])
-        # Until prompts are seen: as many of each length between a question and a long document.
-        self._tokens = np.zeros(LENGTH_CLASSES)
-        self._tokens[_SHORTEST : _LONGEST + 1] = self._bounds[_SHORTEST : _LONGEST + 1]
+        self._tokens = [0.0] * LENGTH_CLASSES
+        for expected in range(class_of(FIRST_SHORTEST), class_of(FIRST_LONGEST) + 1):
+            self._tokens[expected] = lower_bound(expected)
+        self._until = [0.0, *accumulate(self._tokens)]
         self._seen = context.lengths.totals()
         self._mean_tokens = 0.0
         self._learned_at = context.clock()
-        self._borders: PerCandidates[list[float]] = PerCandidates()
-        self._sent_before: PerCandidates[Floats] = PerCandidates()
+        self._sent_before: PerCandidates[Floats] = PerCandidates(MAX_CANDIDATE_SETS)
 
     def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:
         """Find the range that the prompt's length is in."""
         tokens = prompt_tokens_of(request)
         self._lengths.add(tokens)
-        self._mean_tokens += (tokens - self._mean_tokens) * (_MEAN_WEIGHT if self._mean_tokens else 1.0)
+        self._mean_tokens += (tokens - self._mean_tokens) * (MEAN_WEIGHT if self._mean_tokens else 1.0)
         if self._clock() - self._learned_at >= self._interval_secs:
             self._learn()
-        borders = self._borders.get(candidates)
-        if borders is None:
-            borders = self._borders.keep(candidates, self._divide(len(candidates)))
-        position = bisect_right(borders, tokens)
-        least = self._out_of_balance(candidates)
+        position, reason = self._range_of(tokens, len(candidates)), Reason.LENGTH_RANGE
+        least = self._left_behind(candidates)
         if least is not None and least != position:
-            return Choice(picked(candidates, self._around(least, len(candidates))), Reason.LENGTH_BALANCE)
-        return Choice(picked(candidates, self._around(position, len(candidates))), Reason.LENGTH_RANGE)
+            position, reason = least, Reason.LENGTH_BALANCE
+        return Choice(picked(candidates, self._around(position, len(candidates))), reason)
 
     def _learn(self) -> None:
         self._learned_at = self._clock()
         seen = self._lengths.totals()
         lately, self._seen = seen - self._seen, seen
         if lately.any():
-            self._tokens = lately.astype(np.float64)
-        self._borders = PerCandidates()
-        self._sent_before = PerCandidates()
+            self._tokens = lately.tolist()
+            self._until = [0.0, *accumulate(self._tokens)]
+        self._sent_before = PerCandidates(MAX_CANDIDATE_SETS)
 
-    def _divide(self, workers: int) -> list[float]:
-        """Return the lengths at which the tokens sent lately fall into as many equal parts as there are workers."""
-        until = np.concatenate(([0.0], np.cumsum(self._tokens)))
-        wanted = until[-1] * np.arange(1, workers) / workers
-        borders: list[float] = np.interp(wanted, until, self._bounds).tolist()
-        return borders
+    def _range_of(self, tokens: int, workers: int) -> int:
+        """Return which of as many ranges as there are workers a length is in: each has the same part of all tokens."""
+        length = class_of(tokens)
+        shorter = self._until[length] + self._rng.random() * self._tokens[length]
+        return min(int(shorter / self._until[-1] * workers), workers - 1)
 
-    def _out_of_balance(self, candidates: Candidates) -> int | None:
+    def _left_behind(self, candidates: Candidates) -> int | None:
         """Return the position of the worker that was sent least when it is far behind, else None."""
         sent = self._loads.sent_tokens(candidates)
         before = self._sent_before.get(candidates)
@@ -93,13 +101,11 @@ class Bucket:
         sent = sent - before
         least, most = float(sent.min()), float(sent.max())
         if most - least > self._abs_requests * self._mean_tokens and most > self._rel * least:
-            return int(sent.argmin())
+            return self._ranking.lowest(sent)[0]
         return None
 
     def _around(self, position: int, workers: int) -> list[int]:
         """Return a position and its neighbours, the nearer first."""
         wanted = min(self._max_endpoints, workers)
-        near = sorted(
-            range(max(0, position - wanted), min(workers, position + wanted + 1)), key=lambda at: abs(at - position)
-        )
-        return near[:wanted]
+        near = range(max(0, position - wanted), min(workers, position + wanted + 1))
+        return sorted(near, key=lambda at: abs(at - position))[:wanted]

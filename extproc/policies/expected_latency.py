@@ -67,7 +67,8 @@ class ExpectedLatency:
         room = self._loads.room(candidates)
         block_tokens = request.prompts[0].block_size if request.prompts else 1
         over = room.recorded_blocks * block_tokens + new - room.capacity_tokens
-        return np.clip(over, 0.0, new) * (room.capacity_tokens > 0)
+        displaced: Floats = np.clip(over, 0.0, new) * (room.capacity_tokens > 0)
+        return displaced
 
     @staticmethod
     def _without_idling(costs: Floats, full_costs: Floats, requests: Floats) -> Floats:
@@ -76,4 +77,5 @@ class ExpectedLatency:
         if requests[best] < 1:
             return full_costs
         sooner = (requests < 1) & (costs < costs[best])
-        return full_costs - sooner * (1.0 + full_costs.max())
+        lowered: Floats = full_costs - sooner * (1.0 + full_costs.max())
+        return lowered

@@ -3,14 +3,15 @@
 =========================  =====================================================================================
 at the choice              one request, its uncached prompt tokens and the tokens its answer may have are counted
                            at the chosen worker, and its prefix is recorded there
-at the response headers    the prompt tokens are given back; what another worker has served moves there; workers
-                           that were tried in vain have failed; the answer's speed is learned
-at the end, however        everything else is given back
+when they should be done   the prompt tokens are given back: after those that were there before, at the worker's
+                           rate
+at the response headers    what another worker has served moves there; workers that were tried in vain have failed
+at the end, however        everything is given back, and the speed of a whole answer is learned
 =========================  =====================================================================================
 
-vLLM sends the headers of a *streamed* answer at once, before it has begun with the prompt (measured: 20 ms after the
-request, when the first token came after 7 s). They say nothing of the prompt, whose tokens are then given back when
-they should have been computed: after those that were there before, at the worker's rate.
+Nothing that is seen of an answer says when its prompt was done. vLLM sends the headers of a *streamed* answer at once,
+before it has begun with the prompt (measured: 20 ms after the request, when the first token came after 7 s), and those
+of another with the whole answer; they are its end.
 
 Some data planes close the stream with the response headers or even before (see ``ARCHITECTURE.md``). The request is
 still running then, so it *lingers*: it is given back when its expected time is over, or sooner when the engine says
@@ -58,9 +59,9 @@ class Flight(msgspec.Struct, eq=False):
 
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
     ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
-    still. ``answered_at`` is 0 until the response headers are seen, and ``streamed`` whether they came before the
-    answer, from the worker that was chosen. ``trial`` is what the breakers want to know of it
-    when nothing becomes of it, 0 when it is no trial.
+    still. ``answered_at`` is 0 until the response headers are seen, and ``streamed`` is whether they came before the
+    answer, and from the worker that was chosen. ``trial`` is what the breakers want to know of it when nothing becomes
+    of it, 0 when it is no trial.
     """
 
     tried: tuple[Worker, ...]

@@ -159,6 +159,8 @@ class WorkerTable:
         self._column_words = columns.cast("q")
         self.columns: Ints = np.frombuffer(columns, np.int64).reshape(MAX_PROCESSES, len(Quantity), MAX_WORKERS)
         engines = segment.buffer[ENGINE_ROWS_OFFSET : ENGINE_ROWS_OFFSET + ENGINE_ROWS_BYTES]
+        self.engine_numbers = engines.cast("d")
+        """The engine rows one number after the other, for reading single ones."""
         self.engines: Floats = np.frombuffer(engines, np.float64).reshape(MAX_WORKERS, ENGINE_ROW_NUMBERS)
         outcomes = segment.buffer[OUTCOME_ROWS_OFFSET : OUTCOME_ROWS_OFFSET + OUTCOME_ROWS_BYTES]
         self.outcomes: Floats = np.frombuffer(outcomes, np.float64).reshape(MAX_WORKERS, OUTCOME_ROW_NUMBERS)

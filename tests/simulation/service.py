@@ -41,7 +41,7 @@ class Router:
     def __init__(self, shared: Shared, *, policy: str, slot: int, seed: int) -> None:
         self.policy = POLICIES[policy](shared.context(process_slot=slot, seed=seed))
         self.accounts = shared.accounts(process_slot=slot)
-        self._record = self.policy.needs >= Needs.TOKENS
+        self._record = self.policy.needs >= Needs.PREFIXES
 
     def send(self, request: RoutingRequest, candidates: Candidates) -> tuple[Choice, Flight]:
         """Decide and account, as ``routing/director.py`` does."""
@@ -84,9 +84,10 @@ class Result:
 class Simulation:
     """Routers in front of workers, and clients that each send the next request when the last one is answered.
 
-    ``request`` makes a request from the seconds since the start, ``answer_secs`` draws how long its answer takes after the first byte. The headers of
-    ``streamed`` answers come at once, those of others with the end. The first ``warm_up_secs`` are not looked at;
-    clients stop after ``secs``. Without ``metrics`` engines tell nothing of themselves.
+    ``request`` makes a request from the seconds since the start, ``answer_secs`` draws how long its answer takes after
+    the first byte. The headers of ``streamed`` answers come at once, those of others with the end. The first
+    ``warm_up_secs`` are not looked at; clients stop after ``secs``. Without ``metrics`` engines tell nothing of
+    themselves.
     """
 
     def __init__(
@@ -193,7 +194,7 @@ class Simulation:
     def _sweep(self) -> None:
         for router in self._routers:
             router.accounts.sweep()
-        if not self._over or sum(self.shared.table.in_flight()):
+        if not self._over or any(self.shared.table.in_flight()):
             self.timeline.after(SWEEP_SECS, self._sweep)
 
     def _sample(self) -> None:

@@ -51,6 +51,24 @@ def children(pid: int) -> list[int]:
     return sorted(found)
 
 
+def forked(work: Callable[[], bytes]) -> bytes:
+    """Do some quick work in a process of its own, and return what it returns once that process is gone."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            os.write(writing, work())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        result = pipe.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return result
+
+
 def environment() -> dict[str, str]:
     """The environment for a Python child that imports this repository's packages, tests included."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY)}

@@ -125,3 +125,31 @@ def test_another_block_size_than_the_models_is_said_once(caplog: pytest.LogCaptu
     assert [record.getMessage() for record in caplog.records] == [
         "Worker w1 caches in blocks of 32 tokens, but models.m.block_size is 16: matches are rounded to the latter"
     ]
+
+
+def test_the_seats_of_an_engine_are_what_it_runs_while_others_wait() -> None:
+    bench = Bench()
+    assert seats_after(bench, (4, 1)) == 0, "a few wait for the next step in any engine"
+    assert seats_after(bench, (4, 3)) == 0, "a prompt may hold them up for once"
+    assert seats_after(bench, (4, 9)) == 4
+    assert seats_after(bench, (3, 0), (0, 0)) == 4, "they stay when it has less to do"
+    assert seats_after(bench, (6, 2), (6, 2)) == 6
+
+
+def test_requests_that_are_let_in_one_after_the_other_do_not_show_seats() -> None:
+    assert seats_after(Bench(), (1, 9), (2, 8), (3, 7), (6, 4)) == 0
+
+
+def test_an_engine_that_runs_more_than_its_seats_had_none() -> None:
+    assert seats_after(Bench(), (4, 9), (4, 9), (5, 0)) == 0
+
+
+def test_an_engine_that_runs_nothing_has_no_seats() -> None:
+    assert seats_after(Bench(), (0, 9), (0, 9)) == 0
+
+
+def seats_after(bench: Bench, *readings: tuple[int, int]) -> float:
+    """The seats that an engine is thought to have after readings of its running and waiting requests."""
+    for running, waiting in readings:
+        bench.rows.take(ONE.key, load(running=running, waiting=waiting))
+    return bench.number(Engine.SEATS)

@@ -143,10 +143,47 @@ def test_the_end_of_a_streamed_answer_gives_its_prompt_back_once() -> None:
     flight = bench.start(request_with(prompt(8000)))
     bench.answered(flight, served=ONE, streamed=True)
     bench.accounts.finish(flight)
-    bench.start(request_with(prompt(800, seed=5)))
+    bench.start(request_with(prompt(8000, seed=5)))
+    bench.shared.clock.advance(0.99)
+    bench.accounts.sweep()
+    assert bench.at(ONE) == [1, 8000, 256]
     bench.shared.clock.advance(10)
     bench.accounts.sweep()
-    assert bench.at(ONE) == [1, 800, 256]
+    assert bench.at(ONE) == [1, 0, 256]
+
+
+def test_a_prompt_is_given_back_when_it_should_be_done_however_long_its_answer_takes() -> None:
+    bench = Bench()
+    flights = [bench.start(request_with(prompt(8000, seed=seed))) for seed in (1, 2)]
+    for now, left in ((0.99, 16_000), (1.01, 8000), (1.99, 8000), (2.01, 0)):
+        bench.shared.clock.now = 1000.0 + now
+        bench.accounts.sweep()
+        assert bench.at(ONE)[1] == left
+    for flight in flights:
+        bench.answered(flight, served=ONE)
+        bench.accounts.finish(flight)
+    assert bench.at(ONE) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_the_time_of_a_whole_answer_is_learned(streamed: bool) -> None:
+    bench = Bench()
+    flight = bench.start(request_with(prompt(16)))
+    bench.shared.clock.advance(0.02 if streamed else 3.0)
+    bench.answered(flight, served=ONE, streamed=streamed)
+    bench.shared.clock.advance(2.98 if streamed else 0.0)
+    bench.accounts.finish(flight)
+    assert bench.outcome(ONE, Outcome.LONE_SECS) == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize(("status", "served"), [(503, ONE), (200, TWO)])
+def test_a_streamed_answer_of_an_error_or_of_another_worker_teaches_nothing(status: int, served: Worker) -> None:
+    bench = Bench()
+    flight = bench.start(request_with(prompt(16)))
+    bench.answered(flight, status, served, streamed=True)
+    bench.shared.clock.advance(3)
+    bench.accounts.finish(flight)
+    assert [bench.outcome(worker, Outcome.LONE_SECS) for worker in (ONE, TWO)] == [0, 0]
 
 
 def test_a_stream_that_ends_early_lingers_for_its_expected_time() -> None:
