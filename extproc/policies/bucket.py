@@ -16,6 +16,9 @@ characters.
 from itertools import accumulate
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates, PerCandidates
 from extproc.policies.base import (
@@ -33,6 +36,8 @@ from extproc.shm.lengths import class_of, lower_bound
 
 FIRST_SHORTEST, FIRST_LONGEST = 32, 8192
 """Until prompts are seen, as many of each length between these are expected: from a question to a long document."""
+ENOUGH_PROMPTS = 25
+"""So many of this process lately make what was before count for nothing; fewer count in part."""
 MEAN_WEIGHT = 0.02
 MAX_CANDIDATE_SETS = 64
 
@@ -54,11 +59,11 @@ class Bucket:
         self._abs_requests = parameters.balance_abs_threshold
         self._rel = parameters.balance_rel_threshold
         self._max_endpoints = context.max_endpoints
-        self._tokens = [0.0] * LENGTH_CLASSES
-        for expected in range(class_of(FIRST_SHORTEST), class_of(FIRST_LONGEST) + 1):
-            self._tokens[expected] = lower_bound(expected)
-        self._until = [0.0, *accumulate(self._tokens)]
+        expected = range(class_of(FIRST_SHORTEST), class_of(FIRST_LONGEST) + 1)
+        self._parts = _parts(np.array([lower_bound(at) * (at in expected) for at in range(LENGTH_CLASSES)]))
+        self._until = [0.0, *accumulate(self._parts.tolist())]
         self._seen = context.lengths.totals()
+        self._prompts = 0
         self._mean_tokens = 0.0
         self._learned_at = context.clock()
         self._sent_before: PerCandidates[Floats] = PerCandidates(MAX_CANDIDATE_SETS)
@@ -67,6 +72,7 @@ class Bucket:
         """Find the range that the prompt's length is in."""
         tokens = prompt_tokens_of(request)
         self._lengths.add(tokens)
+        self._prompts += 1
         self._mean_tokens += (tokens - self._mean_tokens) * (MEAN_WEIGHT if self._mean_tokens else 1.0)
         if self._clock() - self._learned_at >= self._interval_secs:
             self._learn()
@@ -81,15 +87,17 @@ class Bucket:
         seen = self._lengths.totals()
         lately, self._seen = seen - self._seen, seen
         if lately.any():
-            self._tokens = lately.tolist()
-            self._until = [0.0, *accumulate(self._tokens)]
+            weight = min(self._prompts / ENOUGH_PROMPTS, 1.0)
+            self._parts = weight * _parts(lately) + (1.0 - weight) * self._parts
+            self._until = [0.0, *accumulate(self._parts.tolist())]
+        self._prompts = 0
         self._sent_before = PerCandidates(MAX_CANDIDATE_SETS)
 
     def _range_of(self, tokens: int, workers: int) -> int:
         """Return which of as many ranges as there are workers a length is in: each has the same part of all tokens."""
         length = class_of(tokens)
-        shorter = self._until[length] + self._rng.random() * self._tokens[length]
-        return min(int(shorter / self._until[-1] * workers), workers - 1)
+        shorter, as_long = self._until[length : length + 2]
+        return min(int((shorter + self._rng.random() * (as_long - shorter)) * workers), workers - 1)
 
     def _left_behind(self, candidates: Candidates) -> int | None:
         """Return the position of the worker that was sent least when it is far behind, else None."""
@@ -109,3 +117,9 @@ class Bucket:
         wanted = min(self._max_endpoints, workers)
         near = range(max(0, position - wanted), min(workers, position + wanted + 1))
         return sorted(near, key=lambda at: abs(at - position))[:wanted]
+
+
+def _parts(tokens: npt.NDArray[np.int64] | Floats) -> Floats:
+    """Return which part of all tokens each class has."""
+    parts: Floats = tokens / tokens.sum()
+    return parts

@@ -1,135 +1,218 @@
 import random
 from collections import Counter
-from collections.abc import Iterable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from extproc.api.request import RoutingRequest
 from extproc.config.policies import BucketSettings, PolicyParameters
-from extproc.fleet.candidates import Candidates
 from extproc.policies.base import Choice, Reason
 from extproc.policies.bucket import Bucket
 from tests.support.fleets import Shared, candidates, prompt, request_with
 
 INTERVAL_SECS = 5.0
+PROMPTS = {tokens: request_with(prompt(tokens)) for tokens in (1, 100, 1000)}
 
 
-def policy_with(shared: Shared, *, slot: int = 0, settings: BucketSettings | None = None) -> Bucket:
-    return Bucket(shared.context(process_slot=slot, parameters=PolicyParameters(bucket=settings or BucketSettings())))
+def of_length(tokens: int) -> RoutingRequest:
+    """A request for a prompt of so many tokens, as far as its body tells."""
+    return RoutingRequest(method="POST", path="/", headers={"content-length": str(4 * tokens)})
 
 
-def ask(policy: Bucket, everyone: Candidates, tokens: int) -> Choice:
-    """Ask about a prompt of which only the length is known, in bytes."""
-    return policy.choose(request_with(headers={"content-length": str(4 * tokens)}), everyone)
+class Bench:
+    """The policy in some processes that share their state and take turns."""
+
+    def __init__(self, processes: int = 1, *, workers: int = 4, max_endpoints: int = 3) -> None:
+        self.shared = Shared()
+        parameters = PolicyParameters(bucket=BucketSettings(balance_abs_threshold=10))
+        self.policies = [
+            Bucket(
+                self.shared.context(process_slot=slot, seed=slot, parameters=parameters, max_endpoints=max_endpoints)
+            )
+            for slot in range(processes)
+        ]
+        self.everyone = candidates(workers)
+        self.column = self.shared.table.column(9)
+        self.turn = 0
+
+    def choose(self, tokens: int) -> Choice:
+        self.turn += 1
+        return self.policies[self.turn % len(self.policies)].choose(of_length(tokens), self.everyone)
+
+    def range_of(self, tokens: int) -> str:
+        choice = self.choose(tokens)
+        assert choice.reason is Reason.LENGTH_RANGE
+        return choice.workers[0].id
+
+    def send(self, lengths: list[int]) -> Counter[str]:
+        """Ask for prompts of these lengths; return the tokens that each worker would be sent."""
+        tokens: Counter[str] = Counter()
+        for length in lengths:
+            tokens[self.range_of(length)] += length
+        return tokens
 
 
-def ids(choice: Choice) -> list[str]:
-    return [worker.id for worker in choice.workers]
+def lengths(count: int, seed: int = 0) -> list[int]:
+    """Many short prompts and some long ones, as they come."""
+    rng = random.Random(seed)
+    return [min(max(int(rng.lognormvariate(6, 1.3)), 1), 60_000) for _ in range(count)]
 
 
-def ranges(policy: Bucket, everyone: Candidates, lengths: Iterable[int]) -> list[str]:
-    choices = [ask(policy, everyone, tokens) for tokens in lengths]
-    assert {choice.reason for choice in choices} == {Reason.LENGTH_RANGE}
-    return [ids(choice)[0] for choice in choices]
+def test_ranges_make_sense_before_anything_was_seen() -> None:
+    bench = Bench()
+    assert bench.range_of(1) == bench.range_of(32) == "w0"
+    assert bench.range_of(100_000) == bench.range_of(8192) == "w3"
+    in_order = [bench.range_of(length) for length in (100, 1500, 3000, 5500, 8000)]
+    assert in_order == sorted(in_order)
+    assert set(in_order) == {"w0", "w1", "w2", "w3"}
 
 
-def tokens_by_worker(policy: Bucket, everyone: Candidates, lengths: list[int]) -> Counter[str]:
-    sent: Counter[str] = Counter()
-    for worker, tokens in zip(ranges(policy, everyone, lengths), lengths, strict=True):
-        sent[worker] += tokens
-    return sent
+def test_each_range_gets_about_the_same_tokens_once_lengths_are_learned() -> None:
+    bench = Bench()
+    bench.send(lengths(4000))
+    bench.shared.clock.advance(INTERVAL_SECS)
+    tokens = bench.send(lengths(4000, seed=1))
+    mean = tokens.total() / 4
+    assert all(0.85 * mean < sent < 1.15 * mean for sent in tokens.values())
+    assert len(tokens) == 4
 
 
-def short_lengths(seed: int) -> list[int]:
-    """Four thousand questions, all far shorter than what is expected before anything is seen."""
-    draw = random.Random(seed)
-    return [round(20 * 10 ** draw.random()) for _ in range(4000)]
+def test_shorter_prompts_go_to_workers_before_those_of_longer_ones() -> None:
+    bench = Bench()
+    bench.send(lengths(2000))
+    bench.shared.clock.advance(INTERVAL_SECS)
+    octaves = [bench.range_of(4**power) for power in range(1, 9)]
+    assert octaves == sorted(octaves)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4, 8])
-def test_before_anything_is_seen_the_ranges_go_from_short_to_long_and_use_everybody(count: int) -> None:
-    everyone = candidates(count)
-    found = ranges(policy_with(Shared()), everyone, [1, *range(32, 12_000, 50), 100_000])
-    assert found == sorted(found)
-    assert set(found) == {worker.id for worker in everyone}
-    assert (found[0], found[-1]) == ("w0", f"w{count - 1}")
+def test_prompts_of_one_length_are_shared_by_all() -> None:
+    """Chi-square with 3 degrees of freedom; no border could part them."""
+    bench = Bench()
+    bench.send([1000] * 100)
+    bench.shared.clock.advance(INTERVAL_SECS)
+    tokens = bench.send([1000] * 2000)
+    assert sum((sent - 500_000) ** 2 / 500_000 for sent in tokens.values()) < 16.3 * 1000
+    assert bench.range_of(10) == "w0"
+    assert bench.range_of(5000) == "w3"
 
 
-def test_known_tokens_are_what_counts_and_not_the_size_of_the_body() -> None:
-    policy, everyone = policy_with(Shared()), candidates(4)
-    request = request_with(prompt(10_000), prompt(10_000), headers={"content-length": "40"})
-    assert ids(policy.choose(request, everyone))[0] == "w3"
-    assert ids(policy.choose(request_with(prompt(10), headers={"content-length": "400000"}), everyone))[0] == "w0"
+def test_processes_learn_from_what_all_of_them_see() -> None:
+    bench = Bench(4)
+    bench.send([10, 10, 10, 4000] * 100)
+    bench.shared.clock.advance(INTERVAL_SECS)
+    assert {bench.range_of(3000) for _ in range(8)} == {"w0"}, "nearly all tokens are in longer prompts"
+    assert {bench.range_of(6000) for _ in range(8)} == {"w3"}
 
 
-def test_ranges_are_learned_so_that_each_gets_about_the_same_tokens() -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy = policy_with(shared)
-    before = tokens_by_worker(policy, everyone, short_lengths(1))
-    assert before["w0"] > 0.9 * before.total()
-    shared.clock.advance(INTERVAL_SECS)
-    after = tokens_by_worker(policy, everyone, short_lengths(2))
-    assert len(after) == 4
-    assert all(0.85 * after.total() / 4 < tokens < 1.15 * after.total() / 4 for tokens in after.values())
+def test_ranges_stay_until_the_interval_is_over() -> None:
+    bench = Bench()
+    bench.send([20] * 200)
+    bench.shared.clock.advance(INTERVAL_SECS - 0.1)
+    assert bench.range_of(30) == "w0"
+    bench.shared.clock.advance(0.1)
+    assert bench.range_of(30) == "w3"
 
 
-def test_ranges_are_learned_no_sooner_than_after_the_interval() -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy = policy_with(shared, settings=BucketSettings(adjust_interval_secs=60))
-    ranges(policy, everyone, short_lengths(1))
-    shared.clock.advance(59)
-    assert ranges(policy, everyone, [190]) == ["w0"]
-    shared.clock.advance(1)
-    assert ranges(policy, everyone, [190]) == ["w3"]
+def test_a_prompt_or_two_do_not_tip_the_ranges() -> None:
+    """By themselves they would all be of one length, and be shared by all."""
+    bench = Bench()
+    bench.send(lengths(2000))
+    for _ in range(5):
+        bench.shared.clock.advance(INTERVAL_SECS)
+        assert bench.range_of(30) == "w0"
 
 
-def test_what_another_process_was_asked_is_learned_from_too() -> None:
-    shared, everyone = Shared(), candidates(4)
-    other, policy = policy_with(shared, slot=1), policy_with(shared, slot=0)
-    ranges(other, everyone, short_lengths(1))
-    shared.clock.advance(INTERVAL_SECS)
-    sent = tokens_by_worker(policy, everyone, short_lengths(2))
-    assert all(0.85 * sent.total() / 4 < tokens < 1.15 * sent.total() / 4 for tokens in sent.values())
+def test_what_was_long_ago_does_not_count() -> None:
+    bench = Bench()
+    for length in (1000, 20):
+        bench.send([length] * 100)
+        bench.shared.clock.advance(INTERVAL_SECS)
+    assert bench.range_of(1000) == "w3"
+
+
+def test_the_worker_that_was_sent_least_is_chosen_when_tokens_are_out_of_balance() -> None:
+    bench = Bench()
+    for slot, tokens in enumerate((900, 1000, 990, 950)):
+        bench.column.note_sent(slot, tokens=tokens, blocks=0)
+    assert bench.range_of(1) == "w0"
+    bench.column.note_sent(0, tokens=2000, blocks=0)
+    bench.column.note_sent(2, tokens=500, blocks=0)
+    bench.column.note_sent(3, tokens=600, blocks=0)
+    choice = bench.choose(1)
+    assert (choice.workers[0].id, choice.reason) == ("w1", Reason.LENGTH_BALANCE)
 
 
 @pytest.mark.parametrize(
-    ("sent", "expected"),
+    ("sent", "balanced"),
     [
-        ((6500, 300, 100, 200), ("w0", Reason.LENGTH_RANGE)),  # Not more than 64 prompts of 100 tokens apart.
-        ((6501, 300, 100, 200), ("w2", Reason.LENGTH_BALANCE)),
-        ((30_000, 20_100, 20_000, 20_200), ("w0", Reason.LENGTH_RANGE)),  # Not more than 1.5 times.
-        ((30_001, 20_100, 20_000, 20_200), ("w2", Reason.LENGTH_BALANCE)),
-        ((100, 9000, 200, 200), ("w0", Reason.LENGTH_RANGE)),  # The range's worker is the one that was sent least.
+        ((10_000, 1, 1, 1), True),  # at most ten requests' worth
+        ((10_002, 1, 1, 1), False),
+        ((45_000, 30_001, 30_000, 30_000), True),  # at most half as much again
+        ((45_001, 30_001, 30_000, 30_000), False),
     ],
 )
-def test_out_of_balance_by_both_thresholds_the_worker_that_was_sent_least_is_chosen(
-    sent: tuple[int, ...], expected: tuple[str, Reason]
-) -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy = policy_with(shared)
-    # What was sent before the policy looks is no matter.
-    shared.table.column(0).note_sent(3, tokens=1_000_000, blocks=0)
-    assert ids(ask(policy, everyone, 100))[0] == "w0"
+def test_out_of_balance_takes_both_thresholds(sent: tuple[int, ...], balanced: bool) -> None:
+    bench = Bench()
+    assert bench.range_of(1000) == "w0"
     for slot, tokens in enumerate(sent):
-        shared.table.column(slot).note_sent(slot, tokens=tokens, blocks=0)
-    choice = ask(policy, everyone, 100)
-    assert (ids(choice)[0], choice.reason) == expected
-    shared.clock.advance(INTERVAL_SECS)
-    # A new window begins.
-    assert ask(policy, everyone, 100).reason is Reason.LENGTH_RANGE
+        bench.column.note_sent(slot, tokens=tokens, blocks=0)
+    assert (bench.choose(1000).reason is Reason.LENGTH_RANGE) is balanced
 
 
-def test_only_candidates_share_the_lengths_and_the_balance() -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy = policy_with(shared)
-    two = everyone.only([1, 3])
-    assert ranges(policy, two, [10, 30_000]) == ["w1", "w3"]
-    shared.table.column(0).note_sent(0, tokens=10_000_000, blocks=0)
-    assert ranges(policy, two, [10, 30_000]) == ["w1", "w3"]
+def test_of_several_that_were_sent_least_any_is_chosen() -> None:
+    bench = Bench()
+    bench.range_of(1)
+    bench.column.note_sent(0, tokens=5000, blocks=0)
+    assert {bench.choose(1).workers[0].id for _ in range(50)} == {"w1", "w2", "w3"}
 
 
-def test_falls_back_to_the_neighbouring_ranges() -> None:
-    policy, everyone = policy_with(Shared()), candidates(5)
-    orders = {ids(choice)[0]: ids(choice) for choice in (ask(policy, everyone, n) for n in range(1, 12_000, 50))}
-    assert orders["w0"] == ["w0", "w1", "w2"]
-    assert set(orders["w2"]) == {"w1", "w2", "w3"}
-    assert orders["w4"] == ["w4", "w3", "w2"]
+def test_a_worker_that_joins_is_not_behind_by_what_was_sent_before() -> None:
+    bench = Bench(workers=3)
+    bench.range_of(1)
+    for slot in range(3):
+        bench.column.note_sent(slot, tokens=50_000, blocks=0)
+    bench.everyone = candidates(4)
+    assert bench.range_of(1) == "w0"
+    assert bench.range_of(1) == "w0"
+
+
+def test_balance_is_counted_anew_with_each_learning() -> None:
+    bench = Bench()
+    bench.range_of(1)
+    bench.column.note_sent(0, tokens=5000, blocks=0)
+    assert bench.choose(1).reason is Reason.LENGTH_BALANCE
+    bench.shared.clock.advance(INTERVAL_SECS)
+    bench.choose(1)
+    assert bench.choose(1).reason is Reason.LENGTH_RANGE
+
+
+def test_the_neighbouring_ranges_are_the_fall_backs() -> None:
+    bench = Bench(workers=6, max_endpoints=4)
+    assert [worker.id for worker in bench.choose(1).workers] == ["w0", "w1", "w2", "w3"]
+    assert [worker.id for worker in bench.choose(1 << 20).workers] == ["w5", "w4", "w3", "w2"]
+    middle = next(choice for length in range(500, 9000, 500) if (choice := bench.choose(length)).workers[0].id == "w2")
+    assert [worker.id for worker in middle.workers[1:]] == ["w1", "w3", "w0"]
+
+
+def test_the_tokens_of_a_prompt_count_where_they_are_known_else_its_bytes() -> None:
+    shared = Shared()
+    policy = Bucket(shared.context())
+    body = RoutingRequest(method="POST", path="/", headers={"content-length": "4"}, payload=b"x" * 4000)
+    for request in (request_with(prompt(1000), prompt(24, seed=1)), body, of_length(1000)):
+        before = shared.context().lengths.totals()
+        policy.choose(request, candidates(2))
+        seen = shared.context().lengths.totals() - before
+        assert seen.sum() == (1024 if request.prompts else 1000)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.tuples(st.integers(0, 1 << 22), st.integers(1, 6), st.sampled_from([0.0, 3.0, 6.0])), max_size=40))
+def test_whatever_comes_somebody_is_chosen(steps: list[tuple[int, int, float]]) -> None:
+    bench = Bench(2)
+    for tokens, workers, secs in steps:
+        bench.everyone = candidates(workers)
+        bench.shared.clock.advance(secs)
+        choice = bench.choose(tokens)
+        bench.column.note_sent(choice.workers[0].slot, tokens=tokens, blocks=0)
+        assert len(choice.workers) == min(workers, 3)

@@ -6,135 +6,169 @@ import pytest
 
 from extproc.config.policies import ManualSettings, PolicyParameters
 from extproc.fleet.candidates import Candidates
-from extproc.policies.base import Reason
-from extproc.policies.manual import Manual
+from extproc.policies.base import Choice, Reason
+from extproc.policies.manual import COUNT_EVERY_SECS, Manual
 from tests.support.fleets import Shared, candidates, request_with
 from tests.support.processes import forked
 
-KEY = "x-extproc-routing-key"
-ASSIGNED, STICKY = Reason.STICKY_ASSIGNED, Reason.STICKY
-Mode = Literal["random", "min_load", "min_group"]
+EVERYONE = candidates(4)
+IDLE_SECS = 100
 
 
-def policy_with(shared: Shared, *, slot: int = 0, mode: Mode = "random", max_idle_secs: int = 14_400) -> Manual:
-    parameters = PolicyParameters(manual=ManualSettings(assignment_mode=mode, max_idle_secs=max_idle_secs))
-    return Manual(shared.context(process_slot=slot, seed=slot, parameters=parameters))
+class Bench:
+    """The policy in some processes that share a map."""
+
+    def __init__(
+        self,
+        processes: int = 1,
+        *,
+        mode: Literal["random", "min_load", "min_group"] = "random",
+        entries: int = 1024,
+    ) -> None:
+        self.shared = Shared(sticky_entries=entries)
+        parameters = PolicyParameters(manual=ManualSettings(assignment_mode=mode, max_idle_secs=IDLE_SECS))
+        self.policies = [
+            Manual(self.shared.context(process_slot=slot, seed=slot, parameters=parameters))
+            for slot in range(processes)
+        ]
+
+    def choose(
+        self, key: str, among: Candidates = EVERYONE, *, process: int = 0, header: str = "x-extproc-routing-key"
+    ) -> Choice:
+        headers = {header: key} if key else {}
+        return self.policies[process].choose(request_with(headers=headers), among)
+
+    def first(self, key: str, among: Candidates = EVERYONE, *, process: int = 0) -> str:
+        return self.choose(key, among, process=process).workers[0].id
 
 
-def ask(policy: Manual, everyone: Candidates, key: str = "key") -> tuple[str, Reason]:
-    choice = policy.choose(request_with(headers={KEY: key}), everyone)
-    return choice.workers[0].id, choice.reason
+def without(*ids: str) -> Candidates:
+    return EVERYONE.only([at for at, worker in enumerate(EVERYONE) if worker.id not in ids])
 
 
-def without(everyone: Candidates, *gone: str) -> Candidates:
-    return everyone.only([at for at, worker in enumerate(everyone) if worker.id not in gone])
+def test_a_key_stays_with_the_worker_that_it_was_given() -> None:
+    bench = Bench()
+    given = {key: bench.choose(key) for key in map(str, range(50))}
+    assert {choice.reason for choice in given.values()} == {Reason.STICKY_ASSIGNED}
+    assert {choice.workers[0].id for choice in given.values()} == {"w0", "w1", "w2", "w3"}
+    for key, before in given.items():
+        again = bench.choose(key)
+        assert (again.workers[0], again.reason) == (before.workers[0], Reason.STICKY)
+        assert len(set(again.workers)) == 3
 
 
-def test_a_key_stays_over_processes_when_the_one_that_assigned_it_is_gone() -> None:
-    shared, everyone = Shared(), candidates(8)
-
-    def work(slot: int) -> bytes:
-        policy = policy_with(shared, slot=slot)
-        return " ".join(worker for worker, _ in (ask(policy, everyone, f"key {n}") for n in range(20))).encode()
-
-    first = forked(partial(work, 1))
-    assert len(set(first.split())) > 3
-    assert forked(partial(work, 2)) == first
-    policy = policy_with(shared, slot=3)
-    again = [ask(policy, everyone, f"key {number}") for number in range(20)]
-    assert again == [(worker, STICKY) for worker in first.decode().split()]
+@pytest.mark.parametrize("header", ["x-extproc-routing-key", "x-smg-routing-key"])
+def test_the_key_is_read_from_either_header(header: str) -> None:
+    bench = Bench()
+    assert bench.choose("a", header=header).reason is Reason.STICKY_ASSIGNED
+    assert bench.choose("a").reason is Reason.STICKY
 
 
-def test_a_session_returns_when_its_worker_is_a_candidate_again() -> None:
-    shared, everyone = Shared(), candidates(5)
-    policy = policy_with(shared)
-    home, reason = ask(policy, everyone)
-    assert reason is ASSIGNED
-    left = without(everyone, home)
-    refuge, reason = ask(policy, left)
-    assert reason is ASSIGNED
-    assert {ask(policy, left) for _ in range(20)} == {(refuge, STICKY)}
-    for _ in range(20):
-        choice = policy.choose(request_with(headers={KEY: "key"}), everyone)
-        # The other one that is remembered is the first fall-back.
-        assert [worker.id for worker in choice.workers[:2]] == [home, refuge]
-        assert choice.reason is STICKY
-
-
-def test_two_workers_are_remembered_and_the_oldest_is_dropped() -> None:
-    policy, everyone = policy_with(Shared()), candidates(6)
-    first, _ = ask(policy, everyone)
-    second, _ = ask(policy, without(everyone, first))
-    third, reason = ask(policy, without(everyone, first, second))
-    assert reason is ASSIGNED
-    assert ask(policy, everyone) == (second, STICKY)
-    assert ask(policy, without(everyone, second)) == (third, STICKY)
-    assert ask(policy, everyone.only([everyone.workers.index(w) for w in everyone if w.id == first]))[1] is ASSIGNED
-
-
-def test_a_key_is_forgotten_when_it_was_idle_for_longer_than_allowed() -> None:
-    shared, everyone = Shared(), candidates(8)
-    policy = policy_with(shared, max_idle_secs=100)
-    keys = [f"key {number}" for number in range(20)]
-    homes = [ask(policy, everyone, key)[0] for key in keys]
-    for _ in range(3):
-        shared.clock.advance(100)
-        assert [ask(policy, everyone, key) for key in keys] == [(home, STICKY) for home in homes]
-    shared.clock.advance(101)
-    after = [ask(policy, everyone, key) for key in keys]
-    assert {reason for _, reason in after} == {ASSIGNED}
-    assert [worker for worker, _ in after] != homes
-
-
-def test_of_more_keys_than_fit_the_least_recently_used_is_forgotten() -> None:
-    shared, everyone = Shared(sticky_entries=8), candidates(4)
-    policy = policy_with(shared)
-    for key in [*"abcdefgh", "a", "new"]:
-        shared.clock.advance(1)
-        ask(policy, everyone, key)
-    assert {key: ask(policy, everyone, key)[1] for key in ("a", "c", "h", "new")} == dict.fromkeys(
-        ("a", "c", "h", "new"), STICKY
-    )
-    assert ask(policy, everyone, "b")[1] is ASSIGNED
-
-
-@pytest.mark.parametrize("mode", ["random", "min_load", "min_group"])
-def test_a_request_without_a_key_is_assigned_and_not_stored(mode: Mode) -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy = policy_with(shared, mode=mode)
-    choices = [policy.choose(request_with(headers=headers), everyone) for headers in ({}, {KEY: ""}) for _ in range(50)]
+def test_a_request_without_a_key_is_given_a_worker_and_forgotten() -> None:
+    bench = Bench()
+    choices = [bench.choose("") for _ in range(50)]
     assert {choice.reason for choice in choices} == {Reason.NO_KEY}
-    assert {choice.workers[0] for choice in choices} == set(everyone.workers)
-    stored = shared.context().stickies.groups(now=int(shared.clock()), max_idle_secs=14_400)
-    assert stored == {}
+    assert {choice.workers[0].id for choice in choices} == {"w0", "w1", "w2", "w3"}
+    assert bench.shared.context().stickies.groups(now=1000, max_idle_secs=IDLE_SECS) == {}
 
 
-def test_min_load_assigns_the_worker_with_the_fewest_requests_and_leaves_known_keys_alone() -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy = policy_with(shared, mode="min_load")
-    for slot, requests in enumerate((5, 2, 1, 3)):
-        shared.table.column(slot).add(slot, requests=requests)
-    assert ask(policy, everyone, "one") == ("w2", ASSIGNED)
-    shared.table.column(1).add(2, requests=9)
-    assert ask(policy, everyone, "two") == ("w1", ASSIGNED)
-    assert ask(policy, everyone, "one") == ("w2", STICKY)
+def test_a_session_returns_when_its_worker_recovers() -> None:
+    bench = Bench()
+    first = bench.first("a")
+    second = bench.first("a", without(first))
+    assert second != first
+    assert bench.first("a", without(first)) == second
+    assert [bench.first("a") for _ in range(3)] == [first] * 3
+    assert bench.choose("a").workers[1].id == second, "the other remembered one is the first fall-back"
 
 
-def test_min_group_gives_every_worker_as_many_keys_whichever_process_is_asked() -> None:
-    shared, everyone = Shared(), candidates(4)
-    policies = [policy_with(shared, slot=slot, mode="min_group") for slot in range(2)]
-    homes: Counter[str] = Counter()
+def test_the_oldest_of_two_workers_is_dropped_for_a_third() -> None:
+    bench = Bench()
+    first = bench.first("a")
+    second = bench.first("a", without(first))
+    third = bench.first("a", without(first, second))
+    assert bench.first("a") == second
+    assert bench.first("a", without(second)) == third
+
+
+def test_all_processes_know_where_a_key_was_sent() -> None:
+    bench = Bench(4)
     for number in range(40):
-        shared.clock.advance(1)
-        homes[ask(policies[number % 2], everyone, f"key {number}")[0]] += 1
-        ask(policies[number % 2], everyone, "key 0")
-    assert set(homes.values()) == {10}
-    assert len(homes) == 4
+        first = bench.first(str(number), process=number % 4)
+        assert {bench.first(str(number), process=process) for process in range(4)} == {first}
 
 
-def test_both_prefixes_of_the_key_header_mean_the_same_key() -> None:
-    policy, everyone = policy_with(Shared()), candidates(8)
-    for number in range(10):
-        home, _ = ask(policy, everyone, f"key {number}")
-        choice = policy.choose(request_with(headers={"x-smg-routing-key": f"key {number}"}), everyone)
-        assert (choice.workers[0].id, choice.reason) == (home, STICKY)
+def test_what_a_process_gave_outlives_it() -> None:
+    bench = Bench()
+
+    def give(key: str) -> bytes:
+        return bench.first(key).encode()
+
+    given = {key: forked(partial(give, key)).decode() for key in map(str, range(8))}
+    assert {key: bench.choose(key).reason for key in given} == dict.fromkeys(given, Reason.STICKY)
+    assert {key: bench.first(key) for key in given} == given
+
+
+def test_a_key_that_is_not_used_is_forgotten_and_one_in_use_is_not() -> None:
+    bench = Bench()
+    for key in ("used", "idle"):
+        bench.choose(key)
+    for _ in range(3):
+        bench.shared.clock.advance(IDLE_SECS)
+        assert bench.choose("used").reason is Reason.STICKY
+    assert bench.choose("idle").reason is Reason.STICKY_ASSIGNED
+    bench.shared.clock.advance(IDLE_SECS + 1)
+    assert bench.choose("used").reason is Reason.STICKY_ASSIGNED
+
+
+def test_what_is_expired_does_not_come_back_as_a_second_worker() -> None:
+    bench = Bench()
+    first = bench.first("a")
+    bench.shared.clock.advance(IDLE_SECS + 1)
+    second = bench.first("a", without(first))
+    assert bench.first("a") == second
+
+
+def test_there_are_never_more_keys_than_entries_and_the_last_used_ones_stay() -> None:
+    bench = Bench(entries=64)
+    for number in range(1000):
+        bench.shared.clock.advance(0.01)
+        bench.choose(str(number))
+    stickies = bench.shared.context().stickies
+    known = [number for number in range(1000) if stickies.find(stickies.hash_of(str(number)))]
+    assert 48 <= len(known) <= 64
+    assert min(known) > 700
+
+
+def test_new_keys_go_to_any_worker_alike() -> None:
+    bench, draws = Bench(entries=8192), 2000
+    counts = Counter(bench.first(str(number)) for number in range(draws))
+    assert sum((count - draws / 4) ** 2 / (draws / 4) for count in counts.values()) < 16.3
+
+
+def test_new_keys_go_to_the_worker_with_the_fewest_requests() -> None:
+    bench = Bench(mode="min_load")
+    column = bench.shared.table.column(1)
+    for slot, requests in enumerate((2, 1, 0, 1)):
+        column.add(slot, requests=requests)
+    assert {bench.first(str(number)) for number in range(20)} == {"w2"}
+    assert bench.choose("").workers[0].id == "w2"
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_new_keys_go_to_the_worker_that_was_given_the_fewest(processes: int) -> None:
+    bench = Bench(processes, mode="min_group")
+    counts: Counter[str] = Counter()
+    for number in range(200):
+        bench.shared.clock.advance(COUNT_EVERY_SECS / 20)
+        counts[bench.first(str(number), process=number % processes)] += 1
+    assert max(counts.values()) - min(counts.values()) <= 2 * processes
+    assert counts.total() == 200
+
+
+def test_keys_that_are_forgotten_do_not_count_as_given() -> None:
+    bench = Bench(mode="min_group")
+    for number in range(20):
+        bench.first(f"old {number}", without("w3"))
+    bench.shared.clock.advance(IDLE_SECS + 2)
+    assert {bench.first(f"new {number}") for number in range(12)} == {"w0", "w1", "w2", "w3"}
