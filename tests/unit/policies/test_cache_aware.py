@@ -69,18 +69,18 @@ def test_a_match_at_one_that_is_no_candidate_is_none() -> None:
 
 @pytest.mark.parametrize(
     ("requests", "winner", "matched"),
-    [((5, 1, 9, 9), "w1", 1584), ((2, 8, 9, 9), "w0", 1600), ((5, 4, 4, 9), "w1", 1584)],
+    [((5, 1, 9, 9), "w1", 1584), ((2, 8, 9, 9), "w0", 1600), ((5, 4, 2, 9), "w2", 1568)],
 )
 def test_of_all_within_one_block_of_the_best_the_least_loaded_wins(
     requests: tuple[int, ...], winner: str, matched: int
 ) -> None:
-    """Two blocks less are too many, even for a little less to do."""
+    """Two blocks less are too many, and win only by being sooner done."""
+    reason = Reason.SPILL_COST if winner == "w2" else Reason.PREFIX_MATCH
     shared = Shared()
     load(shared, *requests)
-    shared.table.column(1).add(1, prefill_tokens=10)
     choice = holding(shared, {0: 100, 1: 99, 2: 98}).choose(REQUEST, candidates(4))
-    assert told(choice) == (winner, Reason.PREFIX_MATCH, matched)
-    assert choice.workers[1].id == {"w0": "w1", "w1": "w0"}[winner]
+    assert told(choice) == (winner, reason, matched)
+    assert choice.workers[1].id == {"w0": "w1", "w1": "w0", "w2": "w1"}[winner]
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,9 @@ def test_a_worker_that_generates_many_answers_is_spared_a_long_prefill(stall_wei
     assert first(policy_with(shared, stall_weight=stall_weight), LONG, candidates(2)) == winner
 
 
-@pytest.mark.parametrize(("requests", "winner"), [((0, 0), "w1"), ((1, 1), "w1"), ((0, 1), "w0"), ((1, 0), "w1")])
+@pytest.mark.parametrize(
+    ("requests", "winner"), [((0, 0), "w1"), ((1, 1), "w1"), ((1, 2), "w1"), ((0, 1), "w0"), ((1, 0), "w1")]
+)
 def test_a_full_cache_is_spared_but_an_idle_worker_that_would_answer_sooner_is_never_left(
     requests: tuple[int, int], winner: str
 ) -> None:

@@ -92,14 +92,18 @@ class Service(RuleBasedStateMachine):
         )
 
     def in_front(self, process: int, rank: int, model: int) -> list[Held]:
-        """Those who wait in a process for what somebody of this rank and model would take."""
+        """Those who wait in a process for what somebody of this rank and model would take.
+
+        Of another model only the first: whoever waits behind it waits for room in that model.
+        """
+        waiting = [one for one in self.held if one.waits and one.process == process and one.rank <= rank]
+        firsts: dict[int, Held] = {}
+        for one in sorted(waiting, key=lambda one: one.rank):
+            firsts.setdefault(one.model, one)
         return [
             one
-            for one in self.held
-            if one.waits
-            and one.process == process
-            and one.rank <= rank
-            and (one.model == model or self.has_room(one.model, one.tokens, among_all=False))
+            for one in firsts.values()
+            if one.model == model or self.has_room(one.model, one.tokens, among_all=False)
         ]
 
     @rule(
