@@ -35,6 +35,10 @@ class PluginUnusable(ExtprocError):  # noqa: N818 - as the condition is called e
     """A plugin cannot be loaded, or is not what its kind must be; the message says which one and why."""
 
 
+class PolicyFailed(ExtprocError):  # noqa: N818 - as the condition is called everywhere
+    """A policy that is a plugin has chosen nobody who can be chosen; it is counted and logged where it happened."""
+
+
 class Refusal(ExtprocError):  # noqa: N818 - it is an answer, not a fault
     """The request gets an answer from us instead of a worker.
 

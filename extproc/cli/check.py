@@ -9,11 +9,11 @@ from pathlib import Path
 
 from extproc.cli.envoy_binary import find_envoy, validate_bootstrap
 from extproc.cli.flags import add_configuration_flags, settings_from
-from extproc.config.check import find_warnings, named_policies
+from extproc.cli.plugin_faults import find_plugin_faults
+from extproc.config.check import find_warnings
 from extproc.config.endpoints import router_count
 from extproc.config.settings import Settings
-from extproc.errors import ConfigurationError, ModelUnusable, PluginUnusable
-from extproc.policies.registry import POLICIES
+from extproc.errors import ConfigurationError, ModelUnusable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check; 0 when nothing is wrong. Starts nothing that listens and writes to no place of the configuration."""
     settings = settings_from(arguments)
-    if faults := [*_discovery_faults(settings), *_plugin_faults(settings)]:
+    if faults := [*_endpoints_file_faults(settings), *find_plugin_faults(settings)]:
         raise ConfigurationError(faults)
     for warning in find_warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)
@@ -43,42 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _discovery_faults(settings: Settings) -> Iterator[str]:
-    """Read the endpoints file and load the plugins, as the observer does; yield what is wrong. DNS is not asked."""
-    discovery = settings.discovery
-    if discovery.file:
+def _endpoints_file_faults(settings: Settings) -> Iterator[str]:
+    """Read the endpoints file, as the observer does; yield what is wrong."""
+    if settings.discovery.file:
         from extproc.fleet.discovery.endpoints_file import load_endpoints  # noqa: PLC0415 - few need it
 
         try:
-            load_endpoints(Path(discovery.file))
+            load_endpoints(Path(settings.discovery.file))
         except ConfigurationError as error:
             yield from (f"discovery.file: {fault}" for fault in error.faults)
-    for index, name in enumerate(discovery.plugins):
-        from extproc.fleet.discovery.plugin import load_factory  # noqa: PLC0415 - few need it
-
-        try:
-            load_factory(name)
-        except PluginUnusable as error:
-            yield f"discovery.plugins[{index}]: {error}"
-
-
-def _plugin_faults(settings: Settings) -> Iterator[str]:
-    """Import the policies and hooks that are plugins, as a router does, and yield what is wrong."""
-    for path, name in named_policies(settings):
-        if name not in POLICIES:
-            from extproc.policies.plugin import load_policy  # noqa: PLC0415 - few need it
-
-            try:
-                load_policy(name)
-            except PluginUnusable as error:
-                yield f"{path}: {error}"
-    for index, name in enumerate(settings.hooks.enabled):
-        from extproc.routing.hook_plugins import load_hook  # noqa: PLC0415 - few need it
-
-        try:
-            load_hook(name)
-        except PluginUnusable as error:
-            yield f"hooks.enabled[{index}]: {error}"
 
 
 def _unusable_models(settings: Settings) -> Iterator[str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from extproc.cli.flags import add_configuration_flags, settings_from
+from extproc.cli.plugin_faults import find_plugin_faults_in_child
 from extproc.config.check import find_warnings
 from extproc.config.settings import Settings
+from extproc.errors import ConfigurationError
 
 
 class Serve(Protocol):
@@ -25,10 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, *, serve: Serve | None = None) -> int:
     """Serve, by default under the supervisor. Nothing is started when the configuration is bad."""
-    settings = settings_from(arguments)
+    settings = _checked(arguments)
     for warning in find_warnings(settings):
         print(f"warning: {warning}", file=sys.stderr)
-    return (serve or _supervisor())(settings, config_file=arguments.config, reload=lambda: settings_from(arguments))
+    return (serve or _supervisor())(settings, config_file=arguments.config, reload=lambda: _checked(arguments))
+
+
+def _checked(arguments: argparse.Namespace) -> Settings:
+    """Return the settings, whose plugins can be imported; raises :class:`ConfigurationError`."""
+    settings = settings_from(arguments)
+    if faults := find_plugin_faults_in_child(settings):
+        raise ConfigurationError(faults)
+    return settings
 
 
 def _supervisor() -> Serve:

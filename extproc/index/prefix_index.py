@@ -64,6 +64,17 @@ class IndexState(NamedTuple):
     blocks: int
 
 
+class _Found(NamedTuple):
+    """Where the blocks of a prompt are: which of the ``keys`` have an entry (``blocks``), and the ``entries``."""
+
+    hashes: Hashes
+    group: int
+    keys: Hashes
+    sets: Ints
+    blocks: Ints
+    entries: Ints
+
+
 class PrefixIndex:
     """One process's access to the index in ``memory``, which all processes of the service give it.
 
@@ -84,6 +95,7 @@ class PrefixIndex:
         self._stamps = np.frombuffer(memory, np.uint32, entries, 16 * entries)
         self._key_sets = self._keys.reshape(sets, WAYS)
         self._stamp_sets = self._stamps.reshape(sets, WAYS)
+        self._last: _Found | None = None
         # Blocks of one group go to other sets than those of another: else many groups would crowd few sets.
         self._group_marks = [
             (np.uint64(group * _GROUP_STEP % (1 << 64)) & _HASH_MASK) | np.uint64(group) for group in range(_GROUPS)
@@ -91,7 +103,7 @@ class PrefixIndex:
 
     def match(self, hashes: Hashes, slots: Ints) -> Floats:
         """Return how many leading blocks of a prompt each of the workers in ``slots`` holds."""
-        hashes = hashes[:MAX_BLOCKS]
+        hashes = _bounded(hashes)
         if slots.max(initial=0) < GROUP_WORKERS:
             return self._match_group(hashes, 0)[slots]
         groups = slots >> 6
@@ -103,10 +115,9 @@ class PrefixIndex:
 
     def record(self, hashes: Hashes, slot: int) -> Hashes:
         """Note that a worker holds these blocks; return those that are news."""
-        hashes = hashes[:MAX_BLOCKS]
+        hashes = _bounded(hashes)
         bit = _ONE << np.uint64(slot & 63)
-        keys, sets = self._places(hashes, slot >> 6)
-        blocks, entries = self._find(keys, sets)
+        _, _, keys, sets, blocks, entries = self._matched(hashes, slot >> 6) or self._look_up(hashes, slot >> 6)
         holds = self._workers.take(entries) & bit != 0
         known = np.zeros(len(hashes), dtype=np.bool_)
         known[blocks] = holds
@@ -127,8 +138,7 @@ class PrefixIndex:
 
     def forget(self, hashes: Hashes, slot: int) -> None:
         """Note that a worker does not hold these blocks."""
-        _, entries = self._find(*self._places(hashes, slot >> 6))
-        self._take_from(entries, _ONE << np.uint64(slot & 63))
+        self._take_from(self._look_up(hashes, slot >> 6).entries, _ONE << np.uint64(slot & 63))
 
     def clear_worker(self, slot: int) -> None:
         """Note that a worker holds nothing: it is new, gone or has lost its cache. Takes milliseconds."""
@@ -151,7 +161,8 @@ class PrefixIndex:
 
     def _match_group(self, hashes: Hashes, group: int) -> Floats:
         """Return the depths of the 64 workers of a group."""
-        blocks, entries = self._find(*self._places(hashes, group))
+        found = self._last = self._look_up(hashes, group)
+        blocks, entries = found.blocks, found.entries
         if not len(blocks):
             return np.zeros(GROUP_WORKERS)
         workers = self._workers.take(entries)
@@ -195,6 +206,18 @@ class PrefixIndex:
         self._workers[entries] = left
         self._stamps[entries[left == 0]] = 0
 
+    def _look_up(self, hashes: Hashes, group: int) -> _Found:
+        keys, sets = self._places(hashes, group)
+        return _Found(hashes, group, keys, sets, *self._find(keys, sets))
+
+    def _matched(self, hashes: Hashes, group: int) -> _Found | None:
+        """Return what the last match has found of these very hashes, if it still holds: a choice records them next."""
+        last, self._last = self._last, None
+        if last is None or last.hashes is not hashes or last.group != group:
+            return None
+        holds = (self._keys.take(last.entries) == last.keys.take(last.blocks)).all()
+        return last if holds else None
+
     def _places(self, hashes: Hashes, group: int) -> tuple[Hashes, Ints]:
         """Return the keys of blocks for a group of workers, and the sets where they may be."""
         keys = (hashes & _HASH_MASK) ^ self._group_marks[group]
@@ -209,6 +232,10 @@ class PrefixIndex:
 
     def _now(self) -> int:
         return int(self._clock() * STAMPS_PER_SEC)
+
+
+def _bounded(hashes: Hashes) -> Hashes:
+    return hashes if len(hashes) <= MAX_BLOCKS else hashes[:MAX_BLOCKS]
 
 
 def _stamp(tick: int) -> np.uint32:

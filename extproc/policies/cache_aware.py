@@ -61,7 +61,7 @@ class CacheAware:
         # Whoever holds less comes after everybody who is eligible, the sooner done first.
         order = self._ranking.lowest(np.where(eligible, wait - wait.max() - 1.0, done))
         winner = order[0]
-        if self._has_too_many(float(requests[winner]), float(requests.mean())):
+        if self._has_too_many(float(requests[winner]), float(requests.sum()) / len(requests)):
             order, reason = self._ranking.lowest(wait), Reason.SPILL_OVERLOAD
         elif float(np.where(eligible, np.inf, done).min()) < float(done[winner]):
             order, reason = self._ranking.lowest(done), Reason.SPILL_COST

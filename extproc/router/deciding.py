@@ -1,12 +1,11 @@
 """All that decides in one router process, joined: the policies and the state they share with other processes."""
 
 import dataclasses
-import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
-from extproc.config.plugins import options_of
+from extproc.config.plugins import PluginSpec, options_of
 from extproc.config.settings import Settings
 from extproc.errors import PluginUnusable, StartupError
 from extproc.fleet.breaker import Breakers
@@ -34,8 +33,6 @@ from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
 from extproc.telemetry.metrics import Metrics
 
-logger = logging.getLogger(__name__)
-
 ROUND_ROBIN_COUNTER = 0
 SHADOW_STICKY_ENTRIES = 4096
 """Routing keys that a shadow policy remembers, in each process by itself."""
@@ -44,7 +41,8 @@ SHADOW_STICKY_ENTRIES = 4096
 class Deciding:
     """The director of one router, and what has to be looked after beside it.
 
-    Raises :class:`StartupError` when a hook, or the default policy, cannot be used.
+    Raises :class:`StartupError` when a hook or a policy of the settings is a plugin that cannot be used; a model's own
+    policy is only counted then, as models come and go.
     """
 
     def __init__(
@@ -58,11 +56,6 @@ class Deciding:
         metrics: Metrics,
     ) -> None:
         self._slot = process_slot
-        self._plugins = settings.plugins
-        try:
-            hooks = make_hooks(settings.hooks.enabled, settings.plugins)
-        except PluginUnusable as error:
-            raise StartupError(f"hooks.enabled: {error}") from error
         table = WorkerTable(segment)
         routing = settings.routing
         prefixes = PrefixIndex(
@@ -86,13 +79,11 @@ class Deciding:
             lengths=LengthColumns(segment, process_slot=process_slot),
             options={},
         )
-        selector = PolicySelector(
-            make=lambda name: self._make(name, context),
-            default=routing.policy,
-            shadow=self._make(routing.shadow_policy, _shadowing(context)) if routing.shadow_policy else None,
-            overrides=routing.override_policies,
-            metrics=metrics,
-        )
+        try:
+            selector = _selector(settings, context, metrics)
+            hooks = make_hooks(settings.hooks.enabled, settings.plugins)
+        except PluginUnusable as error:
+            raise StartupError(f"a plugin cannot be used: {error}") from error
         self.accounts = Accounts(
             column=table.column(process_slot),
             table=table,
@@ -130,17 +121,31 @@ class Deciding:
             self.breakers.rank, self.breakers.routers = slots.index(self._slot), len(slots)
         self.accounts.sweep()
 
-    def _make(self, name: str, context: PolicyContext) -> Policy | None:
-        """Make a policy, or a plugin of that name; None when there is none that can be used."""
-        known = POLICIES.get(name)
-        if known is not None:
-            return known(context)
-        try:
-            own = dataclasses.replace(context, options=options_of(self._plugins, name))
-            return PluginPolicy(own, name=name)
-        except PluginUnusable as error:
-            logger.error("The policy cannot be used: %s", error)  # noqa: TRY400 - for the operator
-            return None
+
+def _selector(settings: Settings, context: PolicyContext, metrics: Metrics) -> PolicySelector:
+    routing = settings.routing
+    shadow = None
+    if routing.shadow_policy:
+        # What it fails at is counted where it is compared.
+        shadow = _make(routing.shadow_policy, _shadowing(context), settings.plugins, on_failed=lambda: None)
+    on_failed = metrics.fallbacks.labels("policy_failed").inc
+    return PolicySelector(
+        make=lambda name: _make(name, context, settings.plugins, on_failed=on_failed),
+        default=routing.policy,
+        shadow=shadow,
+        overrides=routing.override_policies,
+        metrics=metrics,
+    )
+
+
+def _make(
+    name: str, context: PolicyContext, plugins: tuple[PluginSpec, ...], *, on_failed: Callable[[], None]
+) -> Policy:
+    """Make a policy of ours, or of an installed package; raises :class:`PluginUnusable`."""
+    policy = POLICIES.get(name)
+    if policy is not None:
+        return policy(context)
+    return PluginPolicy(name=name, context=context, options=options_of(plugins, name), on_failed=on_failed)
 
 
 def _shadowing(context: PolicyContext) -> PolicyContext:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from extproc.api.request import RoutingRequest
 from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
-from extproc.errors import DecisionTimeout, Draining, InternalFault, Overloaded, Refusal
+from extproc.errors import DecisionTimeout, Draining, InternalFault, Overloaded, PolicyFailed, Refusal
 from extproc.pb.ext_proc_pb2 import ProcessingRequest
 from extproc.routing.decision import Decision
 from extproc.server.base import Responder
@@ -255,6 +255,8 @@ class ProcessHandler:
             outcome = service.decider.decide(exchange.request)
         except Refusal as refusal:
             self._refuse(refusal)
+        except PolicyFailed:
+            self._give_up()
         except Exception:
             logger.exception("The decision failed")
             self._give_up()
@@ -284,6 +286,8 @@ class ProcessHandler:
             self._route(done.result())
         except Refusal as refusal:
             self._refuse(refusal)
+        except PolicyFailed:
+            self._give_up()
         except (Exception, asyncio.CancelledError):
             logger.exception("The decision failed")
             self._give_up()

@@ -167,6 +167,7 @@ class Accounts:
         """Give back what is left; further calls do nothing. ``early``: the stream ended, the answer perhaps not."""
         if flight.over:
             return
+        flight.over = True
         if early and len(self._lingering) < MAX_LINGERING:
             self._linger(flight)
             return
@@ -250,7 +251,6 @@ class Accounts:
             flight.prefill_tokens = 0
 
     def _end(self, flight: Flight) -> None:
-        flight.over = True
         self._return_prefill(flight)
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         if not flight.answered_at:

@@ -168,8 +168,6 @@ class HookRunner:
         finally:
             timer.cancel()
             task.cancel()
-            if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
-                awaitable.close()
 
 
 _LATE = _Failure("timeout", "it takes longer than `hooks.time_budget_secs`")

@@ -68,6 +68,8 @@ def reasons(kind: type[Refusal]) -> Iterator[str]:
     [
         ("extproc_requests_total", {"routed", "open", *reasons(Refusal)}),
         ("extproc_decisions_total", set(Reason)),
+        ("extproc_hooks_total", {"ok", "refused", "failed", "timeout"}),
+        ("extproc_shadow_decisions_total", {"same", "different"}),
         ("extproc_connections_closed_total", set(CloseReason)),
         ("extproc_health_probes_total", set(get_args(ProbeResult))),
         ("extproc_load_scrapes_total", set(get_args(ScrapeResult))),

@@ -2,9 +2,14 @@
 
 from collections.abc import Callable
 
+import msgspec
+
 from extproc.config.admission import AdmissionSettings
 from extproc.config.hooks import HookSettings
+from extproc.config.models import ModelSpec
+from extproc.errors import PluginUnusable
 from extproc.fleet.view import FleetView
+from extproc.fleet.worker import Fleet, Worker
 from extproc.policies.base import Policy, PolicyContext
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director, PromptSource
@@ -17,6 +22,22 @@ from extproc.telemetry.metrics import Metrics
 from tests.support.fleets import Shared
 
 MakePolicy = Callable[[PolicyContext], Policy]
+
+
+class Published:
+    """A published fleet in memory."""
+
+    def __init__(self, *workers: Worker, models: tuple[ModelSpec, ...] = ()) -> None:
+        self.generation = 0
+        self.models = models
+        self.publish(*workers)
+
+    def publish(self, *workers: Worker) -> None:
+        self.generation += 1
+        self._document = msgspec.json.encode(Fleet(workers=workers, models=self.models))
+
+    def read(self) -> tuple[int, bytes]:
+        return self.generation, self._document
 
 
 class Directing:
@@ -50,18 +71,19 @@ class Directing:
             on_waited=self.waits.append,
             assumed_answer_tokens=256,
         )
+        self.accounts = self.shared.accounts(worker_at=fleet.at)
         self.director = Director(
             fleet=fleet,
             prompts=prompts,
             selector=PolicySelector(
-                make=self.policies.get,
+                make=self.policy,
                 default=next(iter(policies)),
                 shadow=None if shadow is None else shadow(context),
                 overrides=overrides,
                 metrics=self.metrics,
             ),
             breakers=self.shared.breakers,
-            accounts=self.shared.accounts(worker_at=fleet.at),
+            accounts=self.accounts,
             admission=self.admission,
             hooks=HookRunner(hooks=hooks, settings=hook_settings or HookSettings(), metrics=self.metrics),
             patience=Patience(table=self.shared.table, base_secs=10),
@@ -69,6 +91,12 @@ class Directing:
             always_tokenize=always_tokenize,
             single_endpoint=single_endpoint,
         )
+
+    def policy(self, name: str) -> Policy:
+        """What the selector makes its policies with."""
+        if name not in self.policies:
+            raise PluginUnusable(f"{name}: there is no such policy")
+        return self.policies[name]
 
     @property
     def in_flight(self) -> dict[int, int]:

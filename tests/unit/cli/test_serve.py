@@ -1,3 +1,4 @@
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -5,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from extproc.cli.serve import add_arguments, run
+from extproc.config.plugins import PluginGroup
 from extproc.config.settings import Settings
 from extproc.errors import ConfigurationError
+from tests.support.plugins import install
 
 
 def parse(*argv: str) -> Namespace:
@@ -50,3 +53,24 @@ def test_warnings_go_to_standard_error_and_stop_nothing(tmp_path: Path, capsys: 
     serve = Recorder()
     assert run(parse("-c", str(path)), serve=serve) == 5
     assert capsys.readouterr().err.startswith("warning: envoy.upstream_idle_timeout_secs: vLLM closes")
+
+
+def test_a_plugin_that_cannot_be_imported_starts_nothing_and_ends_no_running_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = {PluginGroup.HOOKS: {"broken": "no_such_module_of_a_test:x"}}
+    site = install(tmp_path / "site", package="p", entry_points=points, modules={})
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]))
+    path = tmp_path / "extproc.yaml"
+    path.write_text("{}")
+    serve = Recorder()
+    assert run(parse("-c", str(path)), serve=serve) == 5
+    path.write_text("hooks: {enabled: [broken]}\n")
+    reload = serve.calls[0][2]
+    for read in (reload, lambda: run(parse("-c", str(path)), serve=serve)):
+        with pytest.raises(ConfigurationError) as caught:
+            read()
+        (fault,) = caught.value.faults
+        assert fault.startswith("hooks.enabled[0]: broken: no_such_module_of_a_test:x of p cannot be imported")
+    assert len(serve.calls) == 1

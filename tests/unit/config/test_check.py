@@ -7,8 +7,9 @@ from extproc.config.check import check_settings, find_faults, find_warnings
 from extproc.config.dataplane import EnvoySettings
 from extproc.config.discovery import DiscoverySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
+from extproc.config.hooks import HookSettings
 from extproc.config.models import ModelSpec
-from extproc.config.plugins import PluginSpec
+from extproc.config.plugins import PluginGroup, PluginSpec
 from extproc.config.policies import ConsistentHashingSettings, RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.settings import Settings
@@ -210,3 +211,33 @@ def test_reports_groups_and_lists_together() -> None:
         "plugins[0].name: unknown plugin 'q', none is installed",
         "plugins[1].name: is required: the name of an entry point",
     ]
+
+
+NAMED = Settings(
+    routing=RoutingSettings(policy="mine", shadow_policy="yours", override_policies=("random", "mine", "ours")),
+    models=(ModelSpec(name="a"), ModelSpec(name="b", policy="theirs")),
+    hooks=HookSettings(enabled=("mine", "tenant", "mine")),
+)
+
+
+def test_policies_and_hooks_may_be_those_of_installed_packages() -> None:
+    installed = {PluginGroup.POLICIES: ("mine", "yours"), PluginGroup.HOOKS: ("tenants", "mine")}
+    found = find_faults(NAMED, policies=POLICIES, plugin_names=lambda group: installed.get(PluginGroup(group), ()))
+    known = "known are `cache_aware`, `mine`, `random`, `round_robin`, `yours`"
+    assert [str(fault) for fault in found] == [
+        f"routing.override_policies[2]: unknown policy 'ours', {known} - did you mean `yours`?",
+        f"models[1].policy: unknown policy 'theirs', {known}",
+        "hooks.enabled[1]: unknown plugin 'tenant', known are `mine`, `tenants` - did you mean `tenants`?",
+        "hooks.enabled[2]: is listed twice",
+    ]
+
+
+def test_what_is_installed_is_only_asked_for_where_a_plugin_is_named() -> None:
+    asked: list[str] = []
+
+    def names(group: str) -> tuple[str, ...]:
+        asked.append(group)
+        return ()
+
+    find_faults(Settings(routing=RoutingSettings(override_policies=POLICIES)), policies=POLICIES, plugin_names=names)
+    assert asked == []

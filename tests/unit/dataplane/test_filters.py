@@ -61,7 +61,7 @@ def test_the_body_is_buffered_and_the_metadata_pass_both_ways() -> None:
     assert config["allowModeOverride"]
     assert config["metadataOptions"] == {
         "forwardingNamespaces": {"untyped": ["envoy.lb", "envoy.lb.subset_hint"]},
-        "receivingNamespaces": {"untyped": ["envoy.lb"]},
+        "receivingNamespaces": {"untyped": ["envoy.lb", "extproc"]},
     }
 
 

@@ -193,6 +193,20 @@ def test_one_set_forgets_the_least_recently_recorded(recorded: list[int]) -> Non
     assert small.held(pool) == [block in order for block in range(12)]
 
 
+def test_what_a_match_has_found_is_not_trusted_once_it_was_displaced() -> None:
+    """A choice records what it has matched; meanwhile another process may have given the entries to others."""
+    memory, clock = memoryview(bytearray(160)), Clock()
+    one, other = (PrefixIndex(memory=memory, clock=clock) for _ in range(2))
+    mine, theirs = blocks(4), blocks(8, seed=9)
+    one.record(mine, 1)
+    one.match(mine, np.array([1]))
+    clock.advance(10)
+    other.record(theirs, 2)
+    assert len(one.record(mine, 3)) == 4
+    assert one.match(theirs, np.array([3])).tolist() == [0]
+    assert one.match(mine, np.array([1, 3])).tolist() == [0, 4]
+
+
 class _KilledError(Exception):
     pass
 

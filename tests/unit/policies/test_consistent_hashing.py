@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import pytest
@@ -95,7 +96,8 @@ def test_a_worker_is_named_by_its_id_and_never_by_its_place() -> None:
     reordered = EVERYONE.only([5, 4, 3, 2, 1, 0])
     bench = Bench()
     assert bench.choose(reordered, x_extproc_target_worker="w1").workers[0].id == "w1"
-    assert bench.choose(x_extproc_target_worker="1").reason is not Reason.TARGET_WORKER
+    for other in ("1", "-1", "w9", "10.0.0.1:8000"):
+        assert bench.choose(x_extproc_target_worker=other).reason is Reason.RING
 
 
 def test_a_worker_that_is_named_and_cannot_take_it_gives_way_to_the_key() -> None:
@@ -151,11 +153,18 @@ def test_a_worker_over_its_bound_is_passed_over_for_the_next_on_the_ring() -> No
     assert first not in choice.workers
 
 
-def test_one_hot_key_does_not_drown_a_worker() -> None:
-    bench = Bench()
-    for _ in range(600):
-        bench.column.add(bench.choose(x_extproc_routing_key="hot").workers[0].slot, requests=1)
-    assert max(bench.shared.table.in_flight()) <= 1.25 * 100 + 1
+def test_one_hot_key_does_not_drown_a_worker_and_walks_on_along_the_ring() -> None:
+    bench, everyone = Bench(), candidates(3)
+    ring = bench.choose(everyone, x_extproc_routing_key="hot").workers
+    in_flight: Counter[int] = Counter()
+    for sent in range(1, 101):
+        choice = bench.choose(everyone, x_extproc_routing_key="hot")
+        most = math.ceil(1.25 * sent / 3)
+        start = next(at for at, worker in enumerate(ring) if in_flight[worker.slot] < most)
+        assert choice.workers == (*ring[start:], *ring[:start])
+        in_flight[choice.workers[0].slot] += 1
+        bench.column.add(choice.workers[0].slot, requests=1)
+    assert in_flight[ring[0].slot] == 42
 
 
 def test_without_a_bound_it_does() -> None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from extproc.api.request import RoutingRequest
 from extproc.config.policies import ExpectedLatencySettings, PolicyParameters
+from extproc.fleet.candidates import Candidates
 from extproc.fleet.loads import REQUEST_SECS
 from extproc.policies.base import Choice, Reason
 from extproc.policies.expected_latency import ExpectedLatency
@@ -77,6 +78,28 @@ def test_the_lowest_sum_wins_and_the_next_lowest_are_the_fall_backs() -> None:
     assert [worker.id for worker in bench.choose().workers] == ["w3", "w0", "w2"]
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 20_000), st.integers(0, BLOCKS)), min_size=4, max_size=4),
+    st.booleans(),
+)
+def test_the_lowest_sum_of_the_terms_wins(loads: list[tuple[int, int, int]], is_first_full: bool) -> None:
+    """As each would cost if it were alone; none is idle."""
+    bench = Bench()
+    for slot, (requests, tokens, blocks) in enumerate(loads):
+        bench.column.add(slot, requests=requests, prefill_tokens=tokens)
+        bench.held({slot: blocks})
+    if is_first_full:
+        bench.cache(0, blocks=100, used=100)
+    alone = {
+        worker.id: sum(secs for _, secs in bench.policy.choose(request_with(PROMPT), Candidates((worker,))).terms)
+        for worker in EVERYONE
+    }
+    choice = bench.choose()
+    assert sum(secs for _, secs in choice.terms) == pytest.approx(alone[choice.workers[0].id])
+    assert [alone[worker.id] for worker in choice.workers] == pytest.approx(sorted(alone.values())[:3])
+
+
 def test_it_is_affinity_where_prefill_is_dear() -> None:
     """Ten requests are ahead there, but computing the prompt anew would take 5 minutes."""
     bench = Bench(rate=10)
@@ -133,6 +156,24 @@ def test_long_prompts_go_where_they_hold_up_fewer_answers() -> None:
     for slot, tokens in enumerate((0, 0, 0, 1500)):
         careless.column.add(slot, requests=30 if slot < 3 else 10, prefill_tokens=tokens)
     assert careless.firsts() == {"w0", "w1", "w2"}
+
+
+@pytest.mark.parametrize(("work_weight", "winners"), [(0.0, {"w1", "w2", "w3"}), (0.2, {"w0"})])
+def test_computing_anew_must_be_sooner_by_a_share_of_the_work(work_weight: float, winners: set[str]) -> None:
+    """The holder begins after 0.36 s; the others would be done after 0.346 s."""
+    bench = Bench(ExpectedLatencySettings(work_weight=work_weight))
+    bench.held({0: BLOCKS})
+    bench.column.add(0, prefill_tokens=3600)
+    assert bench.firsts() == winners
+
+
+def test_only_what_finds_no_room_is_displaced_and_an_emptied_cache_has_room() -> None:
+    bench = Bench()
+    for slot in range(4):
+        bench.cache(slot, blocks=100, used=100)
+        bench.shared.table.note_emptied(slot)
+    for tokens, secs in ((1600, 0.0), (2400, 0.04)):
+        assert dict(bench.choose(request_with(prompt(tokens))).terms)["eviction"] == pytest.approx(secs)
 
 
 def test_a_worker_with_room_in_its_cache_goes_before_one_that_must_evict() -> None:

@@ -71,6 +71,30 @@ def test_prompts_of_different_models_or_salts_do_not_go_together() -> None:
     assert len({Bench().first(prompt_of(1, 1, root=root)) for root in range(1, 30)}) == 5
 
 
+def test_the_last_token_that_counts_does_and_the_next_does_not() -> None:
+    bench = Bench()
+    heads = [prompt(300, seed=seed) for seed in range(40)]
+
+    def changed(at: int) -> list[str]:
+        return [
+            bench.first(request_with(head._replace(ids=np.bitwise_xor(head.ids, np.arange(300) == at))))
+            for head in heads
+        ]
+
+    whole = [bench.first(request_with(head)) for head in heads]
+    assert changed(256) == whole
+    assert sum(one == other for one, other in zip(changed(255), whole, strict=True)) < 20
+
+
+def test_the_tightest_bounds_leave_the_rings_worker_of_equals() -> None:
+    bench = Bench(PrefixHashSettings(load_factor=1.0, balance_abs_threshold=0))
+    first, second, *_ = bench.choose(prompt_of(1, 0)).workers
+    bench.loaded(7, 7, 7, 7, 7)
+    assert bench.choose(prompt_of(1, 0)).workers[0] is first
+    bench.column.add(first.slot, requests=1)
+    assert bench.choose(prompt_of(1, 0)).workers[0] is second
+
+
 def test_only_the_prompts_of_a_worker_that_leaves_move() -> None:
     bench, left = Bench(), EVERYONE.only([0, 1, 2, 4])
     for head in range(60):

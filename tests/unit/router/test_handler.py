@@ -9,7 +9,7 @@ import pytest
 from extproc.api.request import RoutingRequest
 from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
-from extproc.errors import NoEndpoint, Refusal
+from extproc.errors import NoEndpoint, PolicyFailed, Refusal
 from extproc.pb.ext_proc_pb2 import ImmediateResponse, ProcessingRequest
 from extproc.policies.base import Choice, Reason
 from extproc.router.handler import ProcessHandler, ProcessService
@@ -169,6 +169,25 @@ def test_our_own_fault_is_answered_500_when_the_operator_chose_closed() -> None:
     bench.outcome = ZeroDivisionError
     bench.receive(m.request_headers("buffered"), m.request_body(b"{}"))
     assert bench.transport.answer.status.code == 500
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_policy_that_failed_is_our_own_fault_and_told_of_where_it_failed(
+    later: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for on_error in ("open", "closed"):
+        bench = Bench(on_error=on_error)
+        future = await pending()
+        bench.outcome = (lambda future=future: future) if later else (lambda: PolicyFailed("p"))  # type: ignore[misc]
+        bench.receive(m.request_headers("buffered"), m.request_body(b"{}"))
+        if later:
+            future.set_exception(PolicyFailed("p"))
+            await asyncio.sleep(0)
+        if on_error == "open":
+            assert (bench.count("open"), m.destinations(bench.transport.sent)) == (1, [])
+        else:
+            assert bench.transport.answer.status.code == 500
+    assert caplog.text == ""
 
 
 def test_bytes_that_are_no_message_end_the_stream_with_invalid_argument() -> None:

@@ -231,3 +231,16 @@ def test_everything_returns_to_zero_in_whatever_way_streams_end(ends: list[tuple
     bench.shared.clock.advance(1000)
     bench.accounts.sweep()
     assert [bench.at(worker) for worker in (ONE, TWO, THREE)] == [[0, 0, 0]] * 3
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_a_lingering_request_is_given_back_once(early: bool) -> None:
+    bench = Bench()
+    lingering = bench.start()
+    bench.accounts.finish(lingering, early=True)
+    bench.accounts.finish(lingering, early=early)
+    assert bench.at(ONE)[0] == 1
+    bench.shared.clock.advance(60)
+    bench.start(request_with(prompt(1600, seed=5)))
+    bench.accounts.sweep()
+    assert bench.at(ONE)[0] == 1

@@ -22,24 +22,9 @@ from extproc.policies.base import Choice, Needs, PolicyContext, Reason
 from extproc.policies.round_robin import RoundRobin
 from extproc.routing.decision import Decision
 from extproc.tokens.prompt_tokens import PromptTokens
-from tests.support.directors import Directing
+from tests.support.directors import Directing, Published
 from tests.support.fleets import worker
 from tests.support.readers import Gated, Reading, make_spec
-
-
-class Published:
-    """A published fleet in memory."""
-
-    def __init__(self, *workers: Worker) -> None:
-        self.generation = 0
-        self.publish(*workers)
-
-    def publish(self, *workers: Worker) -> None:
-        self.generation += 1
-        self._document = msgspec.json.encode(Fleet(workers=workers))
-
-    def read(self) -> tuple[int, bytes]:
-        return self.generation, self._document
 
 
 class ReadsBodies(RoundRobin):
