@@ -57,13 +57,13 @@ class CacheAware:
 
     def _affine(self, blocks: Floats, wait: Floats, done: Floats, requests: Floats) -> tuple[list[int], Reason]:
         """Return whom to choose, and why; ``done`` is when each would be done with the prompt."""
-        eligible = blocks >= blocks.max() - 1
+        eligible = (blocks > 0) & (blocks >= blocks.max() - 1)
         # Whoever holds less comes after everybody who is eligible, the sooner done first.
         order = self._ranking.lowest(np.where(eligible, wait - wait.max() - 1.0, done))
         winner = order[0]
         if self._has_too_many(float(requests[winner]), float(requests.sum()) / len(requests)):
             order, reason = self._ranking.lowest(wait), Reason.SPILL_OVERLOAD
-        elif float(done.min()) < float(done[winner]):
+        elif float(np.where(eligible, np.inf, done).min()) < float(done[winner]):
             order, reason = self._ranking.lowest(done), Reason.SPILL_COST
         else:
             return order, Reason.PREFIX_MATCH

@@ -61,11 +61,18 @@ def segment_with_index() -> Segment:
 
 
 class Shared:
-    """The state that all processes of a service share, on a segment of its own, and what policies are made with."""
+    """The state that all processes of a service share, and what policies are made with.
 
-    def __init__(self, *, prefix_index_bytes: int = 1 << 20, sticky_entries: int = 1024) -> None:
-        self.segment = mapped({Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(sticky_entries)})
-        StickyMap.prepare(self.segment.part(Part.STICKY_MAP))
+    It lies on a segment of its own, or on a given one that was prepared.
+    """
+
+    def __init__(
+        self, *, prefix_index_bytes: int = 1 << 20, sticky_entries: int = 1024, segment: Segment | None = None
+    ) -> None:
+        if segment is None:
+            segment = mapped({Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(sticky_entries)})
+            StickyMap.prepare(segment.part(Part.STICKY_MAP))
+        self.segment = segment
         self.clock = Clock()
         self.table = WorkerTable(self.segment)
         self.prefixes = PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock)

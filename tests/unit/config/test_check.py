@@ -10,7 +10,7 @@ from extproc.config.fleet import FleetSettings, WorkerSpec
 from extproc.config.hooks import HookSettings
 from extproc.config.models import ModelSpec
 from extproc.config.plugins import PluginGroup, PluginSpec
-from extproc.config.policies import RoutingSettings
+from extproc.config.policies import ConsistentHashingSettings, RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
@@ -180,6 +180,17 @@ def test_warns_once_of_each_model_of_workers_that_is_not_configured() -> None:
         "workers[1].models[1]: 'third' is no name of one of the `models`, so it is routed without tokens",
     ]
     assert find_warnings(Settings(workers=workers)) == []
+
+
+def test_looks_at_what_policies_ask_for() -> None:
+    settings = Settings(
+        routing=RoutingSettings(policy="passthrough"),
+        workers=(WorkerSpec(address="1.2.3.4:1"), WorkerSpec(address="1.2.3.4:2")),
+        consistent_hashing=ConsistentHashingSettings(header_names=("authorization", "x-user")),
+    )
+    faults = [str(fault) for fault in find_faults(settings, policies=("passthrough",))]
+    assert [fault.partition(":")[0] for fault in faults] == ["consistent_hashing.header_names", "routing.policy"]
+    assert [warning.partition(":")[0] for warning in find_warnings(settings)] == ["consistent_hashing.header_names"] * 2
 
 
 def test_reports_groups_and_lists_together() -> None:

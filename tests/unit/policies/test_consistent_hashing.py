@@ -2,120 +2,187 @@ import math
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from extproc.config.policies import ConsistentHashingSettings, PolicyParameters
+from extproc.fleet.candidates import Candidates
 from extproc.policies.base import Choice, Reason
 from extproc.policies.consistent_hashing import ConsistentHashing
 from tests.support.fleets import Shared, candidates, request_with
 
-KEY, TARGET = "x-extproc-routing-key", "x-extproc-target-worker"
-KEYS = [f"session {number}" for number in range(400)]
+EVERYONE = candidates(6)
+KEYS = [f"user-{number}" for number in range(600)]
 
 
-def policy_with(
-    shared: Shared, settings: ConsistentHashingSettings | None = None, *, max_endpoints: int = 3
-) -> ConsistentHashing:
-    parameters = PolicyParameters(consistent_hashing=settings or ConsistentHashingSettings())
-    return ConsistentHashing(shared.context(parameters=parameters, max_endpoints=max_endpoints))
+class Bench:
+    """The policy in one process of a service."""
+
+    def __init__(
+        self, *, load_factor: float = 1.25, header_names: tuple[str, ...] = (), virtual_nodes: int = 150, seed: int = 0
+    ) -> None:
+        self.shared = Shared()
+        self.column = self.shared.table.column(1)
+        settings = ConsistentHashingSettings(
+            load_factor=load_factor, header_names=header_names, virtual_nodes=virtual_nodes
+        )
+        parameters = PolicyParameters(consistent_hashing=settings)
+        self.policy = ConsistentHashing(self.shared.context(parameters=parameters, seed=seed))
+
+    def choose(self, among: Candidates = EVERYONE, /, **headers: str) -> Choice:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.policy.choose(request_with(headers=named), among)
+
+    def of(self, key: str, among: Candidates = EVERYONE) -> str:
+        return self.choose(among, x_extproc_routing_key=key).workers[0].id
 
 
-def ids(choice: Choice) -> list[str]:
-    return [worker.id for worker in choice.workers]
+def test_a_key_goes_to_the_same_worker_in_every_process() -> None:
+    one, other = Bench(seed=1), Bench(seed=2)
+    assert [one.of(key) for key in KEYS] == [other.of(key) for key in KEYS]
+    assert one.choose(x_extproc_routing_key="a").reason is Reason.RING
 
 
-def test_removing_a_worker_moves_only_its_keys_and_those_to_their_fall_back() -> None:
-    policy, everyone = policy_with(Shared()), candidates(4)
-    left = everyone.only([0, 1, 3])
-    moved = 0
-    for key in KEYS:
-        request = request_with(headers={KEY: key})
-        before, after = policy.choose(request, everyone), policy.choose(request, left)
-        assert before.reason is after.reason is Reason.RING
-        is_moved = ids(before)[0] == "w2"
-        moved += is_moved
-        assert ids(after)[0] == ids(before)[int(is_moved)]
-    assert 50 < moved < 150
+def test_every_worker_gets_about_its_share_of_the_keys() -> None:
+    counts = Counter(Bench().of(f"user-{number}") for number in range(3000))
+    assert len(counts) == 6
+    assert all(0.7 * 500 < count < 1.3 * 500 for count in counts.values())
 
 
-def test_a_hot_key_never_exceeds_the_bound_and_walks_on_along_the_ring() -> None:
-    shared, everyone = Shared(), candidates(4)
-    policy, accounts = policy_with(shared, max_endpoints=4), shared.accounts()
-    request = request_with(headers={KEY: "hot"})
-    ring = ids(policy.choose(request, everyone))
-    in_flight: Counter[str] = Counter()
+def test_more_virtual_nodes_make_the_shares_more_even() -> None:
+    few, many = (max(Counter(Bench(virtual_nodes=nodes).of(key) for key in KEYS).values()) for nodes in (1, 1000))
+    assert many < 140 < few
+
+
+@settings(deadline=None, max_examples=20)
+@given(gone=st.integers(0, 5))
+def test_only_the_keys_of_a_worker_that_leaves_move_and_they_return_with_it(gone: int) -> None:
+    bench = Bench()
+    left = EVERYONE.only([at for at in range(6) if at != gone])
+    for key in KEYS[:100]:
+        before, after = bench.of(key), bench.of(key, left)
+        assert after == before if before != f"w{gone}" else after != before
+        assert bench.of(key) == before
+
+
+def test_the_keys_of_a_worker_that_leaves_are_shared_by_the_others() -> None:
+    bench = Bench()
+    left = EVERYONE.only(range(1, 6))
+    heirs = Counter(bench.of(key, left) for key in KEYS if bench.of(key) == "w0")
+    assert len(heirs) == 5
+
+
+def test_the_next_on_the_ring_are_the_fall_backs() -> None:
+    """So a data plane that retries sends a key where it goes once its worker has left."""
+    bench = Bench()
+    for key in KEYS[:50]:
+        first, second, third = bench.choose(x_extproc_routing_key=key).workers
+        left = EVERYONE.only([at for at, worker in enumerate(EVERYONE) if worker is not first])
+        assert bench.of(key, left) == second.id
+        assert third not in (first, second)
+
+
+@pytest.mark.parametrize("prefix", ["x-extproc", "x-smg"])
+def test_the_worker_that_a_request_names_takes_it_whatever_its_key_and_its_load(prefix: str) -> None:
+    bench = Bench()
+    bench.column.add(4, requests=100)
+    for key in KEYS[:20]:
+        choice = bench.choose(**{f"{prefix}-target-worker": "w4", f"{prefix}-routing-key": key})
+        assert (choice.workers[0].id, choice.reason) == ("w4", Reason.TARGET_WORKER)
+        assert len(set(choice.workers)) == 3
+
+
+def test_a_worker_is_named_by_its_id_and_never_by_its_place() -> None:
+    reordered = EVERYONE.only([5, 4, 3, 2, 1, 0])
+    bench = Bench()
+    assert bench.choose(reordered, x_extproc_target_worker="w1").workers[0].id == "w1"
+    for other in ("1", "-1", "w9", "10.0.0.1:8000"):
+        assert bench.choose(x_extproc_target_worker=other).reason is Reason.RING
+
+
+def test_a_worker_that_is_named_and_cannot_take_it_gives_way_to_the_key() -> None:
+    bench = Bench()
+    left = EVERYONE.only([0, 1, 2])
+    choice = bench.choose(left, x_extproc_target_worker="w5", x_extproc_routing_key="a")
+    assert (choice.workers[0].id, choice.reason) == (bench.of("a", left), Reason.RING)
+    without_key = {bench.choose(left, x_extproc_target_worker="w5").workers[0].id for _ in range(9)}
+    assert len(without_key) == 1, "its name is a key too: requests for it stay together"
+
+
+@pytest.mark.parametrize("prefix", ["x-extproc", "x-smg"])
+def test_the_routing_key_goes_before_other_headers(prefix: str) -> None:
+    bench = Bench(header_names=("x-user", "x-tenant"))
+    wanted = bench.of("a")
+    assert bench.choose(**{f"{prefix}-routing-key": "a", "x-user": "b"}).workers[0].id == wanted
+
+
+def test_the_first_configured_header_that_a_request_has_is_its_key() -> None:
+    bench = Bench(header_names=("x-user", "x-tenant"))
+    for key in KEYS[:20]:
+        assert bench.choose(x_tenant=key).workers[0].id == bench.of(key)
+        assert bench.choose(x_tenant="other", x_user=key).workers[0].id == bench.of(key)
+        assert bench.choose(x_tenant=key, x_user="").workers[0].id == bench.of(key)
+
+
+def test_credentials_are_no_key() -> None:
+    bench = Bench()
+    choices = [bench.choose(authorization="Bearer secret", cookie="session=1") for _ in range(60)]
+    assert {choice.reason for choice in choices} == {Reason.NO_KEY}
+    assert {choice.workers[0].id for choice in choices} == {worker.id for worker in EVERYONE}
+
+
+def test_a_request_without_a_key_goes_to_the_least_loaded() -> None:
+    bench = Bench()
+    for slot in range(6):
+        bench.column.add(slot, requests=3, prefill_tokens=1000 if slot != 2 else 10)
+    choice = bench.choose()
+    assert (choice.workers[0].id, choice.reason) == ("w2", Reason.NO_KEY)
+
+
+def test_a_worker_over_its_bound_is_passed_over_for_the_next_on_the_ring() -> None:
+    bench = Bench()
+    first, second, _ = bench.choose(x_extproc_routing_key="hot").workers
+    # With 4 in flight the bound is the next whole number from 1.25 * 5 / 6: two.
+    bench.column.add(first.slot, requests=1)
+    for slot in [worker.slot for worker in EVERYONE if worker not in (first, second)][:3]:
+        bench.column.add(slot, requests=1)
+    assert bench.choose(x_extproc_routing_key="hot").workers[0] is first
+    bench.column.add(first.slot, requests=1)
+    choice = bench.choose(x_extproc_routing_key="hot")
+    assert (choice.workers[0], choice.reason) == (second, Reason.RING_NEXT)
+    assert first not in choice.workers
+
+
+def test_one_hot_key_does_not_drown_a_worker_and_walks_on_along_the_ring() -> None:
+    bench, everyone = Bench(), candidates(3)
+    ring = bench.choose(everyone, x_extproc_routing_key="hot").workers
+    in_flight: Counter[int] = Counter()
     for sent in range(1, 101):
-        choice = policy.choose(request, everyone)
-        accounts.start(request, choice, record=False)
-        most = math.ceil(1.25 * sent / 4)
-        # The first on the ring that has room, and the ring goes on from there.
-        start = next(at for at, worker in enumerate(ring) if in_flight[worker] < most)
-        assert ids(choice) == [*ring[start:], *ring[:start]]
-        assert choice.reason is (Reason.RING_NEXT if start else Reason.RING)
-        in_flight[ids(choice)[0]] += 1
-        assert max(in_flight.values()) <= most
-    assert in_flight[ring[0]] == 32
+        choice = bench.choose(everyone, x_extproc_routing_key="hot")
+        most = math.ceil(1.25 * sent / 3)
+        start = next(at for at, worker in enumerate(ring) if in_flight[worker.slot] < most)
+        assert choice.workers == (*ring[start:], *ring[:start])
+        in_flight[choice.workers[0].slot] += 1
+        bench.column.add(choice.workers[0].slot, requests=1)
+    assert in_flight[ring[0].slot] == 42
 
 
-def test_without_a_load_factor_a_key_stays_whatever_the_load() -> None:
-    shared, everyone = Shared(), candidates(4)
-    request = request_with(headers={KEY: "hot"})
-    ring = policy_with(Shared()).choose(request, everyone)
-    shared.table.column(0).add(ring.workers[0].slot, requests=1000)
-    bounded = policy_with(shared).choose(request, everyone)
-    assert (ids(bounded)[0], bounded.reason) == (ids(ring)[1], Reason.RING_NEXT)
-    unbounded = policy_with(shared, ConsistentHashingSettings(load_factor=0)).choose(request, everyone)
-    assert (ids(unbounded), unbounded.reason) == (ids(ring), Reason.RING)
+def test_without_a_bound_it_does() -> None:
+    bench = Bench(load_factor=0)
+    for _ in range(60):
+        bench.column.add(bench.choose(x_extproc_routing_key="hot").workers[0].slot, requests=1)
+    assert max(bench.shared.table.in_flight()) == 60
 
 
-@pytest.mark.parametrize("header", [TARGET, "x-smg-target-worker"])
-def test_a_worker_named_by_its_id_is_taken_before_key_and_load(header: str) -> None:
-    shared, everyone = Shared(), candidates(4)
-    shared.table.column(0).add(2, requests=1000)
-    policy = policy_with(shared, max_endpoints=4)
-    for key in KEYS[:20]:
-        choice = policy.choose(request_with(headers={header: "w2", KEY: key}), everyone)
-        ring = ids(policy_with(Shared(), max_endpoints=4).choose(request_with(headers={KEY: key}), everyone))
-        assert choice.reason is Reason.TARGET_WORKER
-        assert ids(choice) == ["w2", *[worker for worker in ring if worker != "w2"]]
-
-
-@pytest.mark.parametrize("target", ["0", "2", "-1", "w9", "10.0.0.2:8000"])
-def test_a_target_that_is_no_candidate_falls_through_to_the_routing_key(target: str) -> None:
-    """An index is no id."""
-    policy, everyone = policy_with(Shared()), candidates(4)
-    for key in KEYS[:20]:
-        expected = policy.choose(request_with(headers={KEY: key}), everyone)
-        assert policy.choose(request_with(headers={TARGET: target, KEY: key}), everyone) == expected
-    assert policy.choose(request_with(headers={TARGET: target}), everyone).reason is Reason.RING
-
-
-def test_both_prefixes_of_the_key_header_mean_the_same_key() -> None:
-    policy, everyone = policy_with(Shared()), candidates(4)
-    for key, other in zip(KEYS, reversed(KEYS), strict=True):
-        expected = policy.choose(request_with(headers={KEY: key}), everyone)
-        assert policy.choose(request_with(headers={"x-smg-routing-key": key}), everyone) == expected
-        assert policy.choose(request_with(headers={"x-smg-routing-key": other, KEY: key}), everyone) == expected
-
-
-def test_configured_headers_are_keys_in_their_order_after_the_routing_key() -> None:
-    everyone = candidates(4)
-    policy = policy_with(Shared(), ConsistentHashingSettings(header_names=("x-session", "x-user")))
-    for key, other in zip(KEYS, reversed(KEYS), strict=True):
-        expected = policy.choose(request_with(headers={KEY: key}), everyone)
-        for headers in (
-            {"x-session": key},
-            {"x-user": key},
-            {"x-session": key, "x-user": other},
-            {"x-user": other, KEY: key},
-        ):
-            assert policy.choose(request_with(headers=headers), everyone) == expected
-
-
-def test_without_a_key_the_least_loaded_is_taken_and_no_other_header_is_hashed() -> None:
-    shared, everyone = Shared(), candidates(4)
-    for slot, tokens in enumerate((4000, 2000, 1000, 3000)):
-        shared.table.column(0).add(slot, prefill_tokens=tokens)
-    policy = policy_with(shared)
-    headers = {"authorization": "Bearer abc", "cookie": "c", "x-session": "s", KEY: ""}
-    choice = policy.choose(request_with(headers=headers), everyone)
-    assert (ids(choice), choice.reason) == (["w2", "w1", "w3"], Reason.NO_KEY)
+@settings(deadline=None, max_examples=60)
+@given(
+    requests=st.lists(st.integers(0, 50), min_size=1, max_size=6),
+    load_factor=st.floats(1, 3),
+    key=st.text(min_size=1, max_size=5),
+)
+def test_somebody_is_always_within_the_bound(requests: list[int], load_factor: float, key: str) -> None:
+    bench, everyone = Bench(load_factor=load_factor), candidates(len(requests))
+    for slot, count in enumerate(requests):
+        bench.column.add(slot, requests=count)
+    chosen = bench.choose(everyone, x_extproc_routing_key=key).workers[0]
+    assert requests[chosen.slot] <= load_factor * (sum(requests) + 1) / len(requests)

@@ -1,5 +1,4 @@
-from typing import Any
-
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,141 +6,240 @@ from hypothesis import strategies as st
 from extproc.api.request import RoutingRequest
 from extproc.config.policies import ExpectedLatencySettings, PolicyParameters
 from extproc.fleet.candidates import Candidates
+from extproc.fleet.loads import REQUEST_SECS
 from extproc.policies.base import Choice, Reason
 from extproc.policies.expected_latency import ExpectedLatency
-from extproc.shm.worker_table import Engine
+from extproc.shm.worker_table import Engine, Outcome
 from tests.support.fleets import Shared, candidates, prompt, request_with
 
-LONG = request_with(prompt(8000))
-"""One second's tokens, and with the attention of their mean context of 4,000 tokens 1.2 s."""
+EVERYONE = candidates(4)
+TOKENS = 3200
+BLOCKS = 200
+PROMPT = prompt(TOKENS)
+DEFAULTS = ExpectedLatencySettings()
 TERMS = ("wait", "prefill", "work", "stall", "eviction")
 
 
-def policy_with(shared: Shared, **parameters: Any) -> ExpectedLatency:  # noqa: ANN401 - settings of several types
-    return ExpectedLatency(
-        shared.context(parameters=PolicyParameters(expected_latency=ExpectedLatencySettings(**parameters)))
+class Bench:
+    """The policy, over four workers whose caches, loads and speeds are set."""
+
+    def __init__(self, settings: ExpectedLatencySettings = DEFAULTS, *, rate: float = 10_000) -> None:
+        self.shared = Shared()
+        self.column = self.shared.table.column(9)
+        self.shared.table.outcomes[:4, Outcome.PREFILL_RATE] = rate
+        parameters = PolicyParameters(expected_latency=settings)
+        self.policy = ExpectedLatency(self.shared.context(parameters=parameters))
+
+    def held(self, blocks: dict[int, int]) -> None:
+        for slot, count in blocks.items():
+            self.shared.prefixes.record(PROMPT.block_hashes[:count], slot)
+
+    def cache(self, slot: int, *, blocks: int, used: int) -> None:
+        """Set the size of a worker's cache, and how much was sent there."""
+        self.shared.table.engines[slot, [Engine.NUM_BLOCKS, Engine.BLOCK_SIZE]] = blocks, 16
+        self.column.note_sent(slot, tokens=0, blocks=used)
+
+    def choose(self, request: RoutingRequest | None = None) -> Choice:
+        choice = self.policy.choose(request or request_with(PROMPT), EVERYONE)
+        assert choice.reason is Reason.EXPECTED_LATENCY
+        assert tuple(name for name, _ in choice.terms) == TERMS
+        return choice
+
+    def firsts(self) -> set[str]:
+        return {self.choose().workers[0].id for _ in range(40)}
+
+
+def test_every_term_is_explained_in_seconds() -> None:
+    """3,200 tokens at 10,000 a second, 1,600 of them cached, at the only worker whose wait is short."""
+    bench = Bench()
+    bench.held({1: 100})
+    bench.cache(1, blocks=150, used=100)
+    for slot in range(4):
+        bench.column.add(slot, requests=2, prefill_tokens=500 if slot == 1 else 90_000)
+    choice = bench.choose()
+    compute = 0.16 * (1 + (1600 + 800) / 20_000)
+    assert (choice.workers[0].id, choice.matched_tokens) == ("w1", 1600)
+    assert dict(choice.terms) == pytest.approx(
+        {
+            "wait": 0.05 + 2 * REQUEST_SECS,
+            "prefill": compute + 1600 * 2.1e-6,
+            "work": 0.2 * compute,
+            "stall": 0.1 * 2 * compute,
+            "eviction": 0.5 * 800 / 10_000,  # 2,400 tokens fit, 1,600 are used, and ours are 1,600
+        }
     )
 
 
-def first(policy: ExpectedLatency, request: RoutingRequest, everyone: Candidates) -> str:
-    return policy.choose(request, everyone).workers[0].id
+def test_the_lowest_sum_wins_and_the_next_lowest_are_the_fall_backs() -> None:
+    bench = Bench()
+    bench.held({0: BLOCKS, 3: 100})
+    bench.column.add(0, requests=1, prefill_tokens=4000)
+    bench.column.add(1, requests=1, prefill_tokens=9000)
+    assert [worker.id for worker in bench.choose().workers] == ["w3", "w0", "w2"]
 
 
-def held(shared: Shared, request: RoutingRequest, slot: int, blocks: int | None = None) -> None:
-    shared.prefixes.record(request.prompts[0].block_hashes[:blocks], slot)
-
-
-def full_cache(shared: Shared, slot: int, *, blocks: int = 100) -> None:
-    """A cache of so many blocks of 16 tokens, and as many were sent there."""
-    shared.table.engines[slot, Engine.NUM_BLOCKS] = blocks
-    shared.table.engines[slot, Engine.BLOCK_SIZE] = 16
-    shared.table.column(0).note_sent(slot, tokens=0, blocks=blocks)
-
-
-def cost(choice: Choice) -> float:
-    return sum(secs for _, secs in choice.terms)
-
-
-@pytest.mark.parametrize(("tokens", "winner"), [(8000, "w1"), (64, "w0")])
-def test_goes_by_affinity_where_prefill_is_dear_and_by_load_where_it_is_cheap(tokens: int, winner: str) -> None:
-    shared, request = Shared(), request_with(prompt(tokens))
-    held(shared, request, 1)
-    shared.table.column(0).add(1, requests=20)
-    choice = policy_with(shared).choose(request, candidates(2))
-    expected = (winner, tokens if winner == "w1" else 0)
-    assert (choice.workers[0].id, choice.matched_tokens) == expected
-    assert choice.reason is Reason.EXPECTED_LATENCY
-
-
-def test_fast_engines_make_the_same_prompt_cheap() -> None:
-    shared = Shared()
-    held(shared, LONG, 1)
-    shared.table.column(0).add(1, requests=20)
-    shared.table.engines[:2, Engine.PREFILL_RATE] = 1_000_000
-    assert first(policy_with(shared), LONG, candidates(2)) == "w0"
-
-
-def test_every_term_is_named_and_is_what_it_says() -> None:
-    shared = Shared()
-    held(shared, LONG, 0, blocks=250)
-    full_cache(shared, 0, blocks=1000)
-    shared.table.column(0).add(0, requests=3, prefill_tokens=2000)
-    choice = policy_with(shared).choose(LONG, candidates(1))
-    assert tuple(name for name, _ in choice.terms) == TERMS
-    compute = 0.5 * (1 + (4000 + 2000) / 20_000)
-    expected = {
-        "wait": 0.25 + 3 * 0.004,
-        "prefill": compute + 4000 * 2.1e-6,
-        "work": 0.2 * compute,
-        "stall": 0.1 * 3 * compute,
-        "eviction": 0.5 * 0.5,
-    }
-    assert dict(choice.terms) == pytest.approx(expected)
-
-
-@settings(max_examples=60, deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 20_000), st.integers(0, 500)), min_size=2, max_size=6),
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 20_000), st.integers(0, BLOCKS)), min_size=4, max_size=4),
     st.booleans(),
 )
-def test_the_lowest_sum_of_the_terms_wins_and_the_next_lowest_follow(
-    loads: list[tuple[int, int, int]], is_first_full: bool
-) -> None:
-    shared = Shared()
+def test_the_lowest_sum_of_the_terms_wins(loads: list[tuple[int, int, int]], is_first_full: bool) -> None:
+    """As each would cost if it were alone; none is idle."""
+    bench = Bench()
     for slot, (requests, tokens, blocks) in enumerate(loads):
-        shared.table.column(slot).add(slot, requests=requests, prefill_tokens=tokens)
-        held(shared, LONG, slot, blocks)
+        bench.column.add(slot, requests=requests, prefill_tokens=tokens)
+        bench.held({slot: blocks})
     if is_first_full:
-        full_cache(shared, 0)
-    policy, everyone = policy_with(shared), candidates(len(loads))
-    alone = {worker.id: cost(policy.choose(LONG, Candidates((worker,)))) for worker in everyone}
-    choice = policy.choose(LONG, everyone)
-    assert cost(choice) == pytest.approx(alone[choice.workers[0].id])
+        bench.cache(0, blocks=100, used=100)
+    alone = {
+        worker.id: sum(secs for _, secs in bench.policy.choose(request_with(PROMPT), Candidates((worker,))).terms)
+        for worker in EVERYONE
+    }
+    choice = bench.choose()
+    assert sum(secs for _, secs in choice.terms) == pytest.approx(alone[choice.workers[0].id])
     assert [alone[worker.id] for worker in choice.workers] == pytest.approx(sorted(alone.values())[:3])
 
 
-@pytest.mark.parametrize(("work_weight", "winner"), [(0.0, "w0"), (0.2, "w1")])
-def test_computing_anew_must_be_sooner_by_a_share_of_the_work(work_weight: float, winner: str) -> None:
-    """The holder begins after 1.3 s; the other would be done after 1.2 s."""
-    shared = Shared()
-    held(shared, LONG, 1)
-    shared.table.column(0).add(1, prefill_tokens=10_400)
-    assert first(policy_with(shared, work_weight=work_weight), LONG, candidates(2)) == winner
+def test_it_is_affinity_where_prefill_is_dear() -> None:
+    """Ten requests are ahead there, but computing the prompt anew would take 5 minutes."""
+    bench = Bench(rate=10)
+    bench.held({2: BLOCKS})
+    bench.column.add(2, requests=10)
+    assert bench.firsts() == {"w2"}
 
 
-@pytest.mark.parametrize(("stall_weight", "winner"), [(0.0, "w0"), (0.1, "w1")])
-def test_a_worker_that_generates_many_answers_is_spared_a_long_prefill(stall_weight: float, winner: str) -> None:
-    shared = Shared()
-    shared.table.column(0).add(0, requests=40)
-    shared.table.column(0).add(1, requests=1, prefill_tokens=1600)
-    assert first(policy_with(shared, stall_weight=stall_weight), LONG, candidates(2)) == winner
+def test_it_is_least_load_where_prefill_is_cheap() -> None:
+    bench = Bench(rate=10_000_000)
+    bench.held({2: BLOCKS})
+    for slot, requests in enumerate((3, 2, 2, 3)):
+        bench.column.add(slot, requests=requests)
+    bench.column.add(2, requests=1)
+    assert bench.firsts() == {"w1"}
 
 
-@pytest.mark.parametrize(
-    ("requests", "winner"), [((0, 0), "w1"), ((1, 1), "w1"), ((1, 2), "w1"), ((0, 1), "w0"), ((1, 0), "w1")]
-)
-def test_a_full_cache_is_spared_but_an_idle_worker_that_would_answer_sooner_is_never_left(
-    requests: tuple[int, int], winner: str
-) -> None:
-    shared, everyone = Shared(), candidates(2)
-    full_cache(shared, 0)
-    for slot, count in enumerate(requests):
-        shared.table.column(0).add(slot, requests=count)
-    assert first(policy_with(shared, eviction_weight=100), LONG, everyone) == winner
+def test_of_equal_ones_any_is_chosen() -> None:
+    bench = Bench()
+    bench.held({0: BLOCKS, 3: BLOCKS})
+    assert bench.firsts() == {"w0", "w3"}
+
+
+def test_a_burst_of_equal_prompts_does_not_scatter() -> None:
+    bench = Bench()
+    accounts = bench.shared.accounts()
+    chosen = set()
+    for _ in range(8):
+        choice = bench.choose()
+        accounts.start(request_with(PROMPT), choice, record=True)
+        chosen.add(choice.workers[0].id)
+    assert len(chosen) == 1
+
+
+def test_cached_tokens_are_cheap_and_not_free() -> None:
+    bench = Bench()
+    bench.held({0: BLOCKS})
+    assert dict(bench.choose().terms)["prefill"] == pytest.approx(TOKENS * 2.1e-6)
+
+
+def test_longer_contexts_make_tokens_dearer() -> None:
+    """Twice as long, and more than twice the time."""
+    bench = Bench()
+    once, twice = (dict(bench.choose(request_with(prompt(tokens))).terms)["prefill"] for tokens in (8000, 16_000))
+    assert twice > 2.2 * once
+
+
+def test_long_prompts_go_where_they_hold_up_fewer_answers() -> None:
+    bench = Bench()
+    for slot, (requests, tokens) in enumerate(((30, 0), (30, 0), (30, 0), (10, 1500))):
+        bench.column.add(slot, requests=requests, prefill_tokens=tokens)
+    assert bench.firsts() == {"w3"}
+    careless = Bench(ExpectedLatencySettings(stall_weight=0))
+    for slot, tokens in enumerate((0, 0, 0, 1500)):
+        careless.column.add(slot, requests=30 if slot < 3 else 10, prefill_tokens=tokens)
+    assert careless.firsts() == {"w0", "w1", "w2"}
+
+
+@pytest.mark.parametrize(("work_weight", "winners"), [(0.0, {"w1", "w2", "w3"}), (0.2, {"w0"})])
+def test_computing_anew_must_be_sooner_by_a_share_of_the_work(work_weight: float, winners: set[str]) -> None:
+    """The holder begins after 0.36 s; the others would be done after 0.346 s."""
+    bench = Bench(ExpectedLatencySettings(work_weight=work_weight))
+    bench.held({0: BLOCKS})
+    bench.column.add(0, prefill_tokens=3600)
+    assert bench.firsts() == winners
 
 
 def test_only_what_finds_no_room_is_displaced_and_an_emptied_cache_has_room() -> None:
-    shared = Shared()
-    full_cache(shared, 0)
-    shared.table.note_emptied(0)
-    for tokens, secs in ((1600, 0.0), (2400, 0.05)):
-        choice = policy_with(shared).choose(request_with(prompt(tokens)), candidates(1))
-        assert dict(choice.terms)["eviction"] == pytest.approx(secs)
+    bench = Bench()
+    for slot in range(4):
+        bench.cache(slot, blocks=100, used=100)
+        bench.shared.table.note_emptied(slot)
+    for tokens, secs in ((1600, 0.0), (2400, 0.04)):
+        assert dict(bench.choose(request_with(prompt(tokens))).terms)["eviction"] == pytest.approx(secs)
 
 
-def test_a_request_without_a_prompt_goes_to_the_least_loaded() -> None:
-    shared, everyone = Shared(), candidates(3)
-    for slot, tokens in enumerate((2000, 1000, 3000)):
-        shared.table.column(0).add(slot, prefill_tokens=tokens)
-    choice = policy_with(shared).choose(request_with(), everyone)
-    assert [worker.id for worker in choice.workers] == ["w1", "w0", "w2"]
+def test_a_worker_with_room_in_its_cache_goes_before_one_that_must_evict() -> None:
+    bench = Bench()
+    for slot, used in enumerate((1000, 900, 790, 1000)):
+        bench.cache(slot, blocks=1000, used=used)
+    assert bench.firsts() == {"w2"}
+    assert [worker.id for worker in bench.choose().workers][1] == "w1", "half of the prompt fits"
+
+
+def test_a_full_cache_never_keeps_a_worker_idle_that_would_answer_sooner() -> None:
+    bench = Bench(ExpectedLatencySettings(eviction_weight=100))
+    for slot in range(4):
+        bench.cache(slot, blocks=1000, used=1000 if slot == 0 else 0)
+        bench.column.add(slot, requests=0 if slot == 0 else 5)
+    assert bench.firsts() == {"w0"}
+    bench.column.add(0, requests=1)
+    assert "w0" not in bench.firsts()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    workers=st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.integers(0, 20_000),
+            st.integers(0, BLOCKS),
+            st.integers(0, 300),
+            st.sampled_from([2_000.0, 10_000.0, 60_000.0]),
+        ),
+        min_size=4,
+        max_size=4,
+    )
+)
+def test_no_worker_is_left_idle_that_is_expected_to_answer_sooner(
+    workers: list[tuple[int, int, int, int, float]],
+) -> None:
+    """By more than the work that it takes to compute the prompt there is weighed."""
+    bench = Bench()
+    for slot, (requests, tokens, held, used, rate) in enumerate(workers):
+        bench.held({slot: held})
+        bench.cache(slot, blocks=100, used=used)
+        bench.column.add(slot, requests=requests, prefill_tokens=tokens if requests else 0)
+        bench.shared.table.outcomes[slot, Outcome.PREFILL_RATE] = rate
+    choice = bench.choose()
+    if workers[choice.workers[0].slot][0]:
+        terms = dict(choice.terms)
+        chosen = terms["wait"] + terms["prefill"] + terms["work"] + terms["stall"]
+        load = bench.shared.context().loads.read(EVERYONE)
+        cached = bench.shared.prefixes.match(PROMPT.block_hashes, EVERYONE.slots) * 16
+        compute = (TOKENS - cached) / load.prefill_rate * (1 + (cached + TOKENS) / 2 / 20_000)
+        idle = load.requests == 0
+        assert not np.any(idle & (1.2 * compute + cached * 2.1e-6 < chosen - 1e-9))
+
+
+@pytest.mark.parametrize(
+    ("request_", "tokens"),
+    [
+        (request_with(PROMPT, prompt(800, seed=5)), 4000),
+        (RoutingRequest(method="POST", path="/", headers={}, payload=b"x" * 8000), 2000),
+        (RoutingRequest(method="POST", path="/", headers={"content-length": "8000"}), 2000),
+        (RoutingRequest(method="GET", path="/", headers={}), 0),
+    ],
+    ids=["several prompts", "a body", "the length of a body", "nothing"],
+)
+def test_what_is_known_of_the_length_counts(request_: RoutingRequest, tokens: int) -> None:
+    bench = Bench()
+    compute = tokens / 10_000 * (1 + tokens / 2 / 20_000)
+    assert dict(bench.choose(request_).terms)["prefill"] == pytest.approx(compute)

@@ -1,8 +1,11 @@
 """The family's contract, over every registered policy, in one process and in four that share their state."""
 
 import ast
+import dataclasses
 import inspect
 import random
+import re
+import tomllib
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -13,12 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.api.request import RoutingRequest
+from extproc.config.policies import PolicyParameters
 from extproc.fleet.candidates import Candidates
 from extproc.policies.base import Choice, Needs, Policy, Reason
 from extproc.policies.registry import POLICIES
 from tests.support.fleets import Shared, candidates, prompt, request_with
 from tests.support.processes import forked
 
+ROOT = Path(__file__).parents[3]
+README = ROOT / "extproc" / "policies" / "README.md"
 FAMILY = pytest.mark.parametrize("name", POLICIES)
 PROCESSES = pytest.mark.parametrize("processes", [1, 4])
 TIED = pytest.mark.parametrize("name", [name for name in POLICIES if name != "bucket"])
@@ -99,6 +105,17 @@ def test_requests_that_have_nothing_in_common_spread_evenly_over_equal_workers(n
         assert sum((count - expected) ** 2 / expected for count in counts.values()) < 16.3
 
 
+@TIED
+@PROCESSES
+def test_requests_of_which_nothing_is_known_spread_evenly_over_equal_workers(name: str, processes: int) -> None:
+    """No prompt, no key: nothing but a draw can part equal workers. Chi-square as above."""
+    asked = Processes(name, processes, seed=2)
+    everyone, draws = candidates(4), 2000
+    counts = Counter(asked.choose(request_with(), everyone, in_flight=False).workers[0].id for _ in range(draws))
+    expected = draws / len(everyone)
+    assert sum((counts[worker.id] - expected) ** 2 / expected for worker in everyone) < 16.3
+
+
 @FAMILY
 @PROCESSES
 def test_a_removed_worker_is_never_returned(name: str, processes: int) -> None:
@@ -163,3 +180,27 @@ def test_draws_only_from_the_source_it_is_given(name: str) -> None:
     state = random.getstate()
     Processes(name, 1).choose(some_request(1), candidates(3))
     assert random.getstate() == state
+
+
+@FAMILY
+def test_the_readme_tells_the_same_of_every_policy_with_the_parameters_as_they_are(name: str) -> None:
+    sections = README.read_text().split("\n## ")
+    section = next(section for section in sections if section.startswith(f"`{name}`"))
+    told = [line.removeprefix("* ").partition(":")[0] for line in section.splitlines() if line.startswith("* ")]
+    assert told == ["Rule", "When to use it", "Needs", "Parameters", "Cost", "How it fails"]
+    parameters = next(text for text in section.split("\n* ") if text.startswith("Parameters"))
+    group = getattr(PolicyParameters(), name, None)
+    expected = {field.name: getattr(group, field.name) for field in dataclasses.fields(group)} if group else {}
+    defaults = {parameter: default.rstrip(".,") for parameter, default in re.findall(r"`(\w+)`\s+(\S+)", parameters)}
+    assert defaults.keys() == expected.keys()
+    for parameter, default in expected.items():
+        if isinstance(default, int | float):
+            assert float(defaults[parameter].replace(",", "")) == default
+        else:
+            assert defaults[parameter] == (default or "none")
+
+
+def test_all_policies_are_kept_from_knowing_each_other() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contract = next(contract for contract in contracts if contract["name"] == "Policies do not know each other")
+    assert set(contract["modules"]) >= {f"extproc.policies.{name}" for name in POLICIES}

@@ -1,107 +1,171 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extproc.api.body import decode
+from extproc.api.openai_chat import decoder
+from extproc.api.request import RoutingRequest
 from extproc.config.policies import PolicyParameters, PrefixHashSettings
 from extproc.fleet.candidates import Candidates
+from extproc.index.block_hash import block_hashes
 from extproc.policies.base import Choice, Reason
 from extproc.policies.prefix_hash import PrefixHash
+from extproc.routing.text_prompt import text_prompt
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.fleets import Shared, candidates, prompt, request_with
 
-SEEDS = range(60)
+EVERYONE = candidates(5)
+DEFAULTS = PrefixHashSettings()
 
 
-def policy_with(shared: Shared, settings: PrefixHashSettings | None = None, *, max_endpoints: int = 4) -> PrefixHash:
-    parameters = PolicyParameters(prefix_hash=settings or PrefixHashSettings())
-    return PrefixHash(shared.context(parameters=parameters, max_endpoints=max_endpoints))
+def prompt_of(head: int, tail: int, *, head_tokens: int = 256, root: int = 1) -> RoutingRequest:
+    """A prompt of a head that many may share, and a tail."""
+    ids = np.concatenate([prompt(head_tokens, seed=head).ids, prompt(100, seed=10_000 + tail).ids])
+    return request_with(PromptTokens(ids, block_hashes(ids, block_size=16, before=root), 16, root, "miss"))
 
 
-def changed(tokens: PromptTokens, at: int) -> PromptTokens:
-    """The prompt with another token at a position."""
-    ids = tokens.ids.copy()
-    ids[at] += 1
-    return tokens._replace(ids=ids)
+class Bench:
+    """The policy, over five workers whose loads are set."""
+
+    def __init__(self, settings: PrefixHashSettings = DEFAULTS, *, seed: int = 0) -> None:
+        self.shared = Shared()
+        self.column = self.shared.table.column(1)
+        parameters = PolicyParameters(prefix_hash=settings)
+        self.policy = PrefixHash(self.shared.context(parameters=parameters, seed=seed, max_endpoints=5))
+
+    def choose(self, request: RoutingRequest, among: Candidates = EVERYONE) -> Choice:
+        return self.policy.choose(request, among)
+
+    def first(self, request: RoutingRequest, among: Candidates = EVERYONE) -> str:
+        return self.choose(request, among).workers[0].id
+
+    def loaded(self, *requests: int) -> None:
+        for slot, count in enumerate(requests):
+            self.column.add(slot, requests=count)
 
 
-def ids(choice: Choice) -> list[str]:
-    return [worker.id for worker in choice.workers]
+def test_prompts_that_begin_alike_go_to_one_worker_in_every_process() -> None:
+    benches = [Bench(seed=seed) for seed in range(3)]
+    for head in range(20):
+        chosen = {bench.first(prompt_of(head, tail)) for bench in benches for tail in range(5)}
+        assert len(chosen) == 1
 
 
-def orders(policy: PrefixHash, prompts: list[PromptTokens], everyone: Candidates) -> list[list[str]]:
-    return [ids(policy.choose(request_with(one), everyone)) for one in prompts]
+def test_other_prompts_are_shared_by_all() -> None:
+    counts = Counter(Bench().first(prompt_of(head, 0)) for head in range(400))
+    assert len(counts) == 5
+    assert all(0.6 * 80 < count < 1.4 * 80 for count in counts.values())
 
 
-def with_load(requests_by_place: tuple[int, ...]) -> tuple[Choice, list[str]]:
-    """What is chosen for a prompt when the workers, in the order of its ring, have so many requests; and that order."""
-    shared, everyone = Shared(), candidates(len(requests_by_place))
-    policy, request = policy_with(shared), request_with(prompt(300))
-    ring = policy.choose(request, everyone)
-    assert ring.reason is Reason.RING
-    for worker, requests in zip(ring.workers, requests_by_place, strict=True):
-        shared.table.column(0).add(worker.slot, requests=requests)
-    return policy.choose(request, everyone), ids(ring)
+def test_only_the_configured_number_of_tokens_counts() -> None:
+    short, long = (Bench(PrefixHashSettings(prefix_token_count=count)) for count in (256, 300))
+    tails = range(30)
+    assert len({short.first(prompt_of(1, tail)) for tail in tails}) == 1
+    assert len({long.first(prompt_of(1, tail)) for tail in tails}) == 5
 
 
-def test_prompts_that_begin_with_the_same_256_tokens_go_together() -> None:
-    policy, everyone = policy_with(Shared()), candidates(8)
-    short = [prompt(256, seed=seed) for seed in SEEDS]
-    expected = orders(policy, short, everyone)
-    assert orders(policy, [prompt(2000, seed=seed) for seed in SEEDS], everyone) == expected
-    assert orders(policy, [changed(prompt(300, seed=seed), 256) for seed in SEEDS], everyone) == expected
-    others = orders(policy, [changed(one, 255) for one in short], everyone)
-    assert sum(one[0] == other[0] for one, other in zip(expected, others, strict=True)) < len(SEEDS) / 3
-    assert {one[0] for one in expected} == {worker.id for worker in everyone}
+def test_prompts_of_different_models_or_salts_do_not_go_together() -> None:
+    assert len({Bench().first(prompt_of(1, 1, root=root)) for root in range(1, 30)}) == 5
 
 
-def test_prompts_of_another_model_go_their_own_way() -> None:
-    policy, everyone = policy_with(Shared()), candidates(8)
-    prompts = [prompt(300, seed=seed) for seed in SEEDS]
-    expected = orders(policy, prompts, everyone)
-    others = orders(policy, [one._replace(root=one.root + 1) for one in prompts], everyone)
-    assert sum(one[0] == other[0] for one, other in zip(expected, others, strict=True)) < len(SEEDS) / 3
+def test_the_last_token_that_counts_does_and_the_next_does_not() -> None:
+    bench = Bench()
+    heads = [prompt(300, seed=seed) for seed in range(40)]
+
+    def changed(at: int) -> list[str]:
+        return [
+            bench.first(request_with(head._replace(ids=np.bitwise_xor(head.ids, np.arange(300) == at))))
+            for head in heads
+        ]
+
+    whole = [bench.first(request_with(head)) for head in heads]
+    assert changed(256) == whole
+    assert sum(one == other for one, other in zip(changed(255), whole, strict=True)) < 20
 
 
-def test_how_many_tokens_are_the_key_is_configured() -> None:
-    policy, everyone = policy_with(Shared(), PrefixHashSettings(prefix_token_count=16)), candidates(8)
-    prompts = [prompt(300, seed=seed) for seed in SEEDS]
-    assert orders(policy, [changed(one, 16) for one in prompts], everyone) == orders(policy, prompts, everyone)
-    assert orders(policy, [changed(one, 15) for one in prompts], everyone) != orders(policy, prompts, everyone)
+def test_the_tightest_bounds_leave_the_rings_worker_of_equals() -> None:
+    bench = Bench(PrefixHashSettings(load_factor=1.0, balance_abs_threshold=0))
+    first, second, *_ = bench.choose(prompt_of(1, 0)).workers
+    bench.loaded(7, 7, 7, 7, 7)
+    assert bench.choose(prompt_of(1, 0)).workers[0] is first
+    bench.column.add(first.slot, requests=1)
+    assert bench.choose(prompt_of(1, 0)).workers[0] is second
 
 
-def test_a_few_requests_over_the_mean_are_accepted() -> None:
-    """Of four workers the mean is a quarter of the requests, and ten over it are few."""
-    choice, ring = with_load((13, 0, 0, 0))
-    assert (ids(choice), choice.reason) == (ring, Reason.RING)
-    choice, ring = with_load((14, 0, 0, 0))
-    assert (ids(choice), choice.reason) == ([*ring[1:], ring[0]], Reason.RING_NEXT)
+def test_only_the_prompts_of_a_worker_that_leaves_move() -> None:
+    bench, left = Bench(), EVERYONE.only([0, 1, 2, 4])
+    for head in range(60):
+        before, after = bench.first(prompt_of(head, 0)), bench.first(prompt_of(head, 0), left)
+        assert before in (after, "w3")
 
 
-def test_more_is_accepted_up_to_the_load_factor() -> None:
-    """1.25 times 421 over 4 are 131, where ten over the mean are only 115; of 445 it is 139."""
-    choice, ring = with_load((120, 100, 100, 100))
-    assert (ids(choice), choice.reason) == (ring, Reason.RING)
-    choice, ring = with_load((144, 100, 100, 100))
-    assert (ids(choice), choice.reason) == ([*ring[1:], ring[0]], Reason.RING_NEXT)
+@pytest.mark.parametrize(
+    ("own", "others", "taken"),
+    [
+        (10, 0, True),  # 8 over the mean of 2
+        (12, 0, True),  # 9.6 over the mean of 2.4
+        (13, 0, False),  # 10.4 over the mean of 2.6, and more than 1.25 * 14 / 5
+        (62, 47, True),  # more than 10 over the mean of 50, and at most 1.25 * 251 / 5
+        (64, 47, False),
+    ],
+)
+def test_the_rings_worker_is_taken_within_either_bound(own: int, others: int, taken: bool) -> None:
+    bench = Bench()
+    first, second, *_ = bench.choose(prompt_of(1, 0)).workers
+    bench.loaded(*[own if slot == first.slot else others for slot in range(5)])
+    choice = bench.choose(prompt_of(1, 0))
+    assert (choice.workers[0], choice.reason) == ((first, Reason.RING) if taken else (second, Reason.RING_NEXT))
 
 
-def test_the_ring_is_walked_to_the_first_that_has_room() -> None:
-    choice, ring = with_load((90, 100, 10, 0))
-    assert (ids(choice), choice.reason) == ([ring[2], ring[3], ring[0], ring[1]], Reason.RING_NEXT)
+def test_the_ring_is_walked_to_the_first_that_may_be_taken() -> None:
+    bench = Bench()
+    order = bench.choose(prompt_of(1, 0)).workers
+    for worker, requests in zip(order, (40, 40, 5, 0, 0), strict=True):
+        bench.column.add(worker.slot, requests=requests)
+    choice = bench.choose(prompt_of(1, 0))
+    assert choice.workers == (order[2], order[3], order[4], order[0], order[1])
+    assert choice.reason is Reason.RING_NEXT
 
 
-def test_the_tightest_bounds_leave_the_ring_worker_of_equals() -> None:
-    settings = PrefixHashSettings(load_factor=1.0, balance_abs_threshold=0)
-    shared, everyone = Shared(), candidates(3)
-    policy, request = policy_with(shared, settings), request_with(prompt(300))
-    idle = policy.choose(request, everyone)
-    for slot in range(3):
-        shared.table.column(0).add(slot, requests=7)
-    assert policy.choose(request, everyone) == idle
-    shared.table.column(1).add(idle.workers[0].slot, requests=1)
-    assert policy.choose(request, everyone).workers[0] is idle.workers[1]
+@settings(deadline=None, max_examples=60)
+@given(
+    requests=st.lists(st.integers(0, 60), min_size=5, max_size=5),
+    load_factor=st.floats(1, 2),
+    over=st.integers(0, 20),
+    head=st.integers(0, 9),
+)
+def test_nobody_is_taken_who_is_over_both_bounds_nor_passed_over_who_is_not(
+    requests: list[int], load_factor: float, over: int, head: int
+) -> None:
+    bench = Bench(PrefixHashSettings(load_factor=load_factor, balance_abs_threshold=over))
+    order = [worker.slot for worker in bench.choose(prompt_of(head, 0)).workers]
+    bench.loaded(*requests)
+    total = sum(requests)
+    within = [
+        slot for slot in order if requests[slot] <= load_factor * (total + 1) / 5 or requests[slot] <= total / 5 + over
+    ]
+    assert bench.choose(prompt_of(head, 0)).workers[0].slot == within[0]
 
 
-def test_without_a_prompt_the_least_loaded_is_taken() -> None:
-    shared, everyone = Shared(), candidates(3)
-    for slot, tokens in enumerate((2000, 1000, 3000)):
-        shared.table.column(0).add(slot, prefill_tokens=tokens)
+def test_texts_that_begin_alike_go_to_one_worker_where_tokens_cannot_be_known() -> None:
+    def asking(question: str, lead: str) -> RoutingRequest:
+        body = decode(
+            decoder, b'{"model": "m", "messages": [{"role": "user", "content": "%s"}]}' % (lead + question).encode()
+        )
+        return request_with(*text_prompt(body, "m"))
+
+    lead = "You are a helpful assistant. " * 40
+    bench = Bench()
+    assert len({bench.first(asking(f"question {number}", lead)) for number in range(20)}) == 1
+    assert len({bench.first(asking("question", f"{number} {lead}")) for number in range(30)}) == 5
+
+
+def test_a_request_without_a_prompt_goes_to_the_least_loaded() -> None:
+    bench = Bench()
+    bench.loaded(1, 1, 0, 1, 1)
     for request in (request_with(), request_with(prompt(0))):
-        choice = policy_with(shared).choose(request, everyone)
-        assert (ids(choice), choice.reason) == (["w1", "w0", "w2"], Reason.NO_KEY)
+        choice = bench.choose(request)
+        assert (choice.workers[0].id, choice.reason) == ("w2", Reason.NO_KEY)
