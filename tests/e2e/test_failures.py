@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-LOAD_SECS = 10.0
+LOAD_SECS = 7.0
 CLIENTS = 16
 FEWEST_REQUESTS = 500
 """A run with fewer says nothing; a loaded two-core machine does several times as many."""
@@ -38,7 +38,7 @@ EITHER_WAY = pytest.mark.parametrize("deployed", [(MODEL,), ()], ids=["bodies re
 
 
 async def under_load(deployed: Deployment, event: Event) -> LoadResult:
-    """Ten seconds of load, the event after a third of it; the event must have had its effect by the end."""
+    """Some seconds of load, the event after a third of it; the event must have had its effect by the end."""
     load = Load(deployed.address, CHAT, clients=CLIENTS)
     result = await load.run_for(LOAD_SECS, during=lambda: event(deployed))
     assert result.total > FEWEST_REQUESTS

