@@ -27,6 +27,7 @@ def service_registry(*, state: ServiceState, metric_dir: Path) -> CollectorRegis
     registry.register(WorkerGauges(state))
     registry.register(ProcessGauges(state))
     registry.register(TokenCacheGauges(state))
+    registry.register(PrefixIndexGauges(state))
     return registry
 
 
@@ -128,6 +129,25 @@ class ProcessGauges(Collector):
                 total.add_metric(labels, process.streams_total)
                 generation.add_metric(labels, process.fleet_generation)
         yield from (up, age, active, total, generation)
+
+
+class PrefixIndexGauges(Collector):
+    """The prefix index."""
+
+    def __init__(self, state: ServiceState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Read a part of the index."""
+        index = self._state.prefix_index()
+        yield GaugeMetricFamily(
+            "extproc_prefix_index_capacity_blocks", "Room in the prefix index.", value=index.capacity_blocks
+        )
+        yield GaugeMetricFamily(
+            "extproc_prefix_index_blocks",
+            "Blocks of prompts that some worker is recorded to hold; of a large index an estimate.",
+            value=index.blocks,
+        )
 
 
 class TokenCacheGauges(Collector):

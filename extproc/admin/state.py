@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from extproc.fleet.worker import Worker
+from extproc.index.prefix_index import IndexState
 from extproc.shm.token_store import StoreState
 from extproc.shm.worker_table import WorkerRow
 
@@ -49,6 +50,9 @@ class ServiceState(Protocol):
 
     def token_cache(self) -> StoreState | None:
         """How full the token cache is; None when there is none."""
+
+    def prefix_index(self) -> IndexState:
+        """How full the prefix index is."""
 
     def processes(self) -> Sequence[ProcessStatus]:
         """Every process that has a row in the process table."""

@@ -148,11 +148,6 @@ class PrefixIndex:
             if len(held):
                 self._take_from(held[self._keys[held] & _GROUP_MASK == group], bit)
 
-    def clear(self) -> None:
-        """Forget everything."""
-        for numbers in (self._workers, self._keys, self._stamps):
-            numbers[:] = 0
-
     def state(self) -> IndexState:
         """How full it is."""
         sample = self._workers[:_COUNTED]

@@ -97,6 +97,7 @@ class ObserverProcess:
             document=document,
             token_store=store,
             table=table,
+            prefixes=prefixes,
             processes=ProcessTable(segment),
             workers=self._observer.workers,
         )

@@ -5,6 +5,7 @@ from time import monotonic_ns
 
 from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
+from extproc.index.prefix_index import IndexState, PrefixIndex
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable
 from extproc.shm.token_store import StoreState, TokenStore
@@ -25,11 +26,13 @@ class SharedState:
         document: FleetDocument,
         token_store: TokenStore | None,
         table: WorkerTable,
+        prefixes: PrefixIndex,
         processes: ProcessTable,
         workers: Callable[[], tuple[Worker, ...]],
     ) -> None:
         self._document = document
         self._token_store = token_store
+        self.prefix_index: Callable[[], IndexState] = prefixes.state
         self._processes = processes
         self.in_flight: Callable[[], Sequence[int]] = table.in_flight
         self.worker_row: Callable[[int], WorkerRow] = table.row

@@ -7,7 +7,7 @@ from typing import get_args
 
 import pytest
 
-from extproc.admin.metrics import ProcessGauges, TokenCacheGauges, WorkerGauges
+from extproc.admin.metrics import PrefixIndexGauges, ProcessGauges, TokenCacheGauges, WorkerGauges
 from extproc.errors import Refusal
 from extproc.fleet.discovery.base import FaultReason
 from extproc.fleet.discovery.dns_answers import LookupResult
@@ -31,7 +31,7 @@ def exposed() -> Iterator[str]:
         (family,) = metric.describe()
         yield row(family.name, family.type, metric._labelnames, family.documentation)
     state = FakeState(known=(worker(0),), process_rows=(process("router", 0),), cache=token_cache())
-    for collector in (WorkerGauges(state), ProcessGauges(state), TokenCacheGauges(state)):
+    for collector in (WorkerGauges(state), ProcessGauges(state), PrefixIndexGauges(state), TokenCacheGauges(state)):
         for family in collector.collect():
             yield row(family.name, family.type, family.samples[0].labels, family.documentation)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
+from extproc.index.prefix_index import IndexState
 from extproc.shm.token_store import StoreState
 from extproc.shm.worker_table import Engine, Outcome, WorkerRow
 
@@ -52,6 +53,9 @@ class FakeState:
     def worker_row(self, slot: int) -> WorkerRow:
         requests = self.in_flight()[slot]
         return WorkerRow(requests, 0, 0, dict.fromkeys(ENGINE, 0.0), dict.fromkeys(OUTCOME, 0.0))
+
+    def prefix_index(self) -> IndexState:
+        return IndexState(capacity_blocks=8, blocks=3)
 
     def processes(self) -> tuple[ProcessStatus, ...]:
         return self.process_rows

@@ -135,14 +135,6 @@ def test_clearing_a_worker_leaves_all_others() -> None:
     assert known.match(hashes, SLOTS).tolist() == [0 if slot == 64 else 50 for slot in SLOTS.tolist()]
 
 
-def test_forgets_everything_at_once() -> None:
-    known = index()
-    known.record(random_prompt(50), 64)
-    known.clear()
-    assert known.state().blocks == 0
-    assert not known.match(random_prompt(50), EVERYONE).any()
-
-
 def test_an_empty_prompt_and_no_workers_are_no_fault() -> None:
     known = index()
     none = random_prompt(0)

@@ -1,21 +1,27 @@
 from collections.abc import Iterator
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 
 import pytest
 
+from extproc.index.prefix_index import PrefixIndex
 from extproc.observer.state import SharedState
 from extproc.shm.fleet import FleetDocument
+from extproc.shm.layout import Part
 from extproc.shm.processes import ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
 from extproc.shm.worker_table import WorkerTable
-from tests.support.fleets import worker
+from tests.support.fleets import prompt, segment_with_index, worker
 
 
 @pytest.fixture
 def segment() -> Iterator[Segment]:
-    segment = Segment.create()
+    segment = segment_with_index()
     yield segment
     segment.close()
+
+
+def index_of(segment: Segment) -> PrefixIndex:
+    return PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=monotonic)
 
 
 def shared_state(segment: Segment) -> SharedState:
@@ -23,6 +29,7 @@ def shared_state(segment: Segment) -> SharedState:
         document=FleetDocument(segment),
         token_store=None,
         table=WorkerTable(segment),
+        prefixes=index_of(segment),
         processes=ProcessTable(segment),
         workers=lambda: (worker(0),),
     )
@@ -55,6 +62,7 @@ def test_a_row_released_while_the_table_is_read_is_left_out(segment: Segment) ->
         document=FleetDocument(segment),
         token_store=None,
         table=WorkerTable(segment),
+        prefixes=index_of(segment),
         processes=Releasing(segment),
         workers=tuple,
     )
@@ -70,3 +78,10 @@ def test_shows_the_in_flight_sums_and_the_generation(segment: Segment) -> None:
     assert state.in_flight()[4] == 5
     assert state.fleet_generation == 1
     assert state.workers() == (worker(0),)
+
+
+def test_shows_how_full_the_prefix_index_is(segment: Segment) -> None:
+    state = shared_state(segment)
+    assert state.prefix_index().blocks == 0
+    index_of(segment).record(prompt(160).block_hashes, 3)
+    assert (state.prefix_index().blocks, state.prefix_index().capacity_blocks) == (10, (1 << 16) // 160 * 8)
