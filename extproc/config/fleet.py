@@ -27,7 +27,7 @@ class FleetSettings:
     )
     health_path: str = setting("/health", "Path of the health probe; any 2xx answer is healthy.")
     health_interval_secs: float = setting(1.0, "Time between two probes of a worker.", unit="seconds", low=0.05)
-    health_timeout_secs: float = setting(0.75, "A probe that takes longer has failed.", unit="seconds", low=0.05)
+    health_timeout_secs: float = setting(0.6, "A probe that takes longer has failed.", unit="seconds", low=0.05)
     unhealthy_threshold: int = setting(2, "Failed probes in a row that take a worker out.", unit="probes", low=1)
     healthy_threshold: int = setting(1, "Good probes in a row that bring it back.", unit="probes", low=1)
     load_path: str = setting("/metrics", "Path of a worker's metrics, from which the load of its engine is read.")

@@ -102,7 +102,7 @@ async def test_a_killed_worker_and_one_that_answers_503_are_passed_over(tmp_path
 
 async def test_a_hung_worker_gives_its_requests_back_and_a_draining_one_finishes_its_own(tmp_path: Path) -> None:
     """A hang is noticed by a probe: one interval, then the first of two time-outs, which is the first failure."""
-    unnoticed_secs = 1.1 + 0.75
+    unnoticed_secs = 1.1 + 0.6
     async with deployment(tmp_path, workers=5, config=CONFIG) as deployed:
         settled: dict[str, float] = {}
 
