@@ -31,7 +31,6 @@ from extproc.fleet.learning import SpeedLearner
 from extproc.fleet.worker import Worker
 from extproc.index.block_hash import Hashes
 from extproc.policies.base import Choice, prompt_tokens_of
-from extproc.shm.layout import Quantity
 from extproc.shm.worker_table import Engine, LoadColumn, WorkerTable
 
 SERVER_ERROR = 500
@@ -274,4 +273,4 @@ class Accounts:
         if engine[Engine.SCRAPED_AT] <= flight.started + SETTLING_SECS:
             return False
         known = engine[Engine.RUNNING] + engine[Engine.WAITING]
-        return bool(self._table.totals(Quantity.REQUESTS)[slot] > known)
+        return bool(self._table.requests_at(slot) > known)

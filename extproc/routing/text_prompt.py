@@ -9,10 +9,10 @@ import numpy as np
 
 from extproc.api.body import RequestBody
 from extproc.index.block_hash import block_hashes, root_hash
+from extproc.policies.base import BYTES_PER_TOKEN
 from extproc.tokens.prompt_tokens import PromptTokens
 
 TEXT_BLOCK_TOKENS = 16
-BYTES_PER_TOKEN = 4
 MAX_TEXT_BYTES = 1 << 20
 """What of a text is looked at; it takes about 2 ms, during which the router does nothing else."""
 

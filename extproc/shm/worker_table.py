@@ -184,20 +184,16 @@ class WorkerTable:
 
     def requests_at(self, slot: int) -> int:
         """Return the requests in flight to one worker."""
-        words = self._column_words
-        last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
-        return sum(words[slot:last:_COLUMN_WORDS].tolist()) if last else 0
+        return self._sum(slot)
 
     def at(self, slot: int) -> tuple[int, int]:
         """Return the requests in flight to one worker, and the prompt tokens that it has to compute."""
-        words = self._column_words
+        return self._sum(slot), self._sum(MAX_WORKERS + slot)
+
+    def _sum(self, place: int) -> int:
+        """Return the sum over processes of the number at a place in their columns."""
         last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
-        if not last:
-            return 0, 0
-        return (
-            sum(words[slot:last:_COLUMN_WORDS].tolist()),
-            sum(words[MAX_WORKERS + slot : last : _COLUMN_WORDS].tolist()),
-        )
+        return sum(self._column_words[place:last:_COLUMN_WORDS].tolist()) if last else 0
 
     def sums(self, slots: int) -> Ints:
         """Return every quantity (rows, by :class:`Quantity`) for the first ``slots`` workers (columns)."""
