@@ -9,8 +9,8 @@ from extproc.config.fleet import FleetSettings
 from extproc.fleet.health.http_status import fetch_status
 from extproc.fleet.worker import WorkerKey
 from extproc.fleet.worker_http import split_address
+from extproc.fleet.worker_tasks import WorkerTasks
 from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.tasks import spawn
 
 ProbeResult = Literal["ok", "bad_status", "timeout", "unreachable"]
 
@@ -43,21 +43,15 @@ class HealthProber:
         self._random = random
         self._on_result = on_result
         self._permits = asyncio.Semaphore(MAX_CONCURRENT_PROBES)
-        self._tasks: dict[WorkerKey, asyncio.Task[None]] = {}
+        self._tasks = WorkerTasks("probe", self._probe_for_ever)
 
     async def close(self) -> None:
         """Stop probing."""
-        tasks = list(self._tasks.values())
-        self.watch(())
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def watch(self, workers: Collection[WorkerKey]) -> None:
         """Probe exactly these workers from here on."""
-        wanted = set(workers)
-        for key in self._tasks.keys() - wanted:
-            self._tasks.pop(key).cancel()
-        for key in wanted - self._tasks.keys():
-            self._tasks[key] = spawn(self._probe_for_ever(key), name=f"probe {key.id} {key.address}", eternal=True)
+        self._tasks.watch(workers)
 
     async def _probe_for_ever(self, key: WorkerKey) -> None:
         failures = 0

@@ -12,8 +12,8 @@ from extproc.fleet.load.engine_load import EngineLoad
 from extproc.fleet.load.exposition import MAX_EXPOSITION_BYTES, read_engine_load
 from extproc.fleet.worker import WorkerKey
 from extproc.fleet.worker_http import split_address
+from extproc.fleet.worker_tasks import WorkerTasks
 from extproc.telemetry.metrics import Metrics
-from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
@@ -50,21 +50,15 @@ class LoadScraper:
         self._random = random
         self._on_load = on_load
         self._permits = asyncio.Semaphore(MAX_CONCURRENT_SCRAPES)
-        self._tasks: dict[WorkerKey, asyncio.Task[None]] = {}
+        self._tasks = WorkerTasks("scrape", self._scrape_for_ever)
 
     async def close(self) -> None:
         """Stop reading."""
-        tasks = list(self._tasks.values())
-        self.watch(())
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     def watch(self, workers: Collection[WorkerKey]) -> None:
         """Read the load of exactly these workers from here on."""
-        wanted = set(workers) if self._settings.load_interval_secs else set()
-        for key in self._tasks.keys() - wanted:
-            self._tasks.pop(key).cancel()
-        for key in wanted - self._tasks.keys():
-            self._tasks[key] = spawn(self._scrape_for_ever(key), name=f"scrape {key.id} {key.address}", eternal=True)
+        self._tasks.watch(workers if self._settings.load_interval_secs else ())
 
     async def _scrape_for_ever(self, key: WorkerKey) -> None:
         host, port = split_address(key.address)
