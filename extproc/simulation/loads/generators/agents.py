@@ -7,7 +7,7 @@ import numpy as np
 
 from extproc.config.fault import Fault
 from extproc.config.setting import setting
-from extproc.simulation.loads.generators.base import mean_rate
+from extproc.simulation.loads.generators.base import MAX_BEGINNINGS, mean_rate
 from extproc.simulation.loads.generators.conversations import ConversationLoad, TurnDraws
 from extproc.simulation.loads.generators.draws import Generator, Ints, lengths
 
@@ -27,7 +27,7 @@ class Agents(ConversationLoad):
     name: ClassVar[str] = "agents"
 
     rate: float = mean_rate(8.0)
-    agents: int = setting(8, "Different agents, each with its instructions and tools.", low=1, high=100_000)
+    agents: int = setting(8, "Different agents, each with its instructions and tools.", low=1, high=MAX_BEGINNINGS)
     system_tokens: int = setting(
         6_000, "Mean length of an agent's instructions and tools.", unit="tokens", low=1, high=100_000
     )

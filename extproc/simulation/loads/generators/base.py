@@ -16,6 +16,8 @@ from extproc.simulation.loads.load import MAX_SECS, Session
 
 MAX_REQUESTS = 10_000_000
 MAX_RATE = 1_000_000
+MAX_BEGINNINGS = 10_000
+"""All beginnings of prompts that sessions share are made before the first session."""
 SESSIONS_AT_ONCE = 1024
 """Random numbers are drawn for so many sessions together."""
 FIRST_OWN_CONTENT = 1 << 32

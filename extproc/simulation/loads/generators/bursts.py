@@ -8,7 +8,7 @@ import numpy as np
 
 from extproc.config.fault import Fault
 from extproc.config.setting import setting
-from extproc.simulation.loads.generators.base import MAX_REQUESTS, mean_rate
+from extproc.simulation.loads.generators.base import MAX_BEGINNINGS, MAX_REQUESTS, mean_rate
 from extproc.simulation.loads.generators.draws import Floats, Generator, Ints, Zipf, poisson_starts
 from extproc.simulation.loads.generators.tenants import TenantLoad
 
@@ -23,7 +23,7 @@ class Bursts(TenantLoad):
     name: ClassVar[str] = "bursts"
 
     rate: float = mean_rate(12.0)
-    tenants: int = setting(20, "Tenants there are.", low=1, high=100_000)
+    tenants: int = setting(20, "Tenants there are.", low=1, high=MAX_BEGINNINGS)
     height: float = setting(5.0, "Rate in a burst, in mean rates.", low=1, high=1_000)
     burst_secs: float = setting(2.0, "Length of a burst.", unit="s", low=0.001, high=3_600)
     dominance: float = setting(

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from extproc.config.setting import setting
-from extproc.simulation.loads.generators.base import mean_rate
+from extproc.simulation.loads.generators.base import MAX_BEGINNINGS, mean_rate
 from extproc.simulation.loads.generators.conversations import ConversationLoad, TurnDraws
 from extproc.simulation.loads.generators.draws import Generator, Ints, lengths
 
@@ -24,7 +24,7 @@ class Chat(ConversationLoad):
 
     rate: float = mean_rate(60.0)
     turns: float = setting(5.0, "Turns of a session, the mean of a geometric law.", low=1, high=20)
-    assistants: int = setting(3, "Different system prompts.", low=1, high=100_000)
+    assistants: int = setting(3, "Different system prompts.", low=1, high=MAX_BEGINNINGS)
     system_tokens: int = setting(800, "Mean length of a system prompt.", unit="tokens", low=1, high=100_000)
     message_tokens: int = setting(150, "Mean length of a message of a user.", unit="tokens", low=1, high=2_000)
     answer_tokens: int = setting(250, "Mean length of an answer.", unit="tokens", low=1, high=1_000)

@@ -38,16 +38,25 @@ class Zipf:
         return np.minimum(drawn, self._last).astype(np.int64)
 
     def draw_distinct(self, rng: Generator, count: int, *, each: int) -> Ints:
-        """Draw ``count`` rows of ``each`` different numbers in random order; ``each`` is well below their number."""
+        """Draw ``count`` rows of ``each`` different numbers, in random order.
+
+        As if each row were drawn one by one, again where a number is in it already. ``each`` is at most a tenth of the
+        numbers there are, or 1, so that soon something else is drawn.
+        """
         rows = self.draw(rng, count * each).reshape(count, each)
-        while len(again := np.flatnonzero(_has_twins(rows))):
-            rows[again] = self.draw(rng, len(again) * each).reshape(len(again), each)
-        return rows
+        twins = _twins(rows)
+        while drawn_again := np.count_nonzero(twins):
+            rows[twins] = self.draw(rng, int(drawn_again))
+            twins = _twins(rows)
+        return rng.permuted(rows, axis=1)
 
 
-def _has_twins(rows: Ints) -> npt.NDArray[np.bool_]:
-    ordered = np.sort(rows, axis=1)
-    twins: npt.NDArray[np.bool_] = np.any(ordered[:, 1:] == ordered[:, :-1], axis=1)
+def _twins(rows: Ints) -> npt.NDArray[np.bool_]:
+    """Return which numbers stand further ahead in their row as well."""
+    order = np.argsort(rows, axis=1, kind="stable")
+    ordered = np.take_along_axis(rows, order, axis=1)
+    twins = np.zeros(rows.shape, dtype=np.bool_)
+    np.put_along_axis(twins, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
     return twins
 
 

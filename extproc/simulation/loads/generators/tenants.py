@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from extproc.config.fault import Fault
 from extproc.config.setting import setting
-from extproc.simulation.loads.generators.base import FIRST_OWN_CONTENT, SESSIONS_AT_ONCE, BuiltInLoad
+from extproc.simulation.loads.generators.base import FIRST_OWN_CONTENT, MAX_BEGINNINGS, SESSIONS_AT_ONCE, BuiltInLoad
 from extproc.simulation.loads.generators.draws import Floats, Generator, Ints, Zipf, lengths
 from extproc.simulation.loads.generators.prompt import beginnings
 from extproc.simulation.loads.load import Session, Turn
@@ -20,7 +20,7 @@ MAX_ANSWER_TOKENS = 2_000
 class TenantLoad(BuiltInLoad):
     """Tenants come by a Zipf law; the key of a request is its tenant's."""
 
-    tenants: int = setting(200, "Tenants there are.", low=1, high=100_000)
+    tenants: int = setting(200, "Tenants there are.", low=1, high=MAX_BEGINNINGS)
     exponent: float = setting(1.0, "Exponent of the Zipf law; 0 makes tenants equally likely.", low=0, high=4)
     min_system_tokens: int = setting(2_500, "Shortest system prompt.", unit="tokens", low=1, high=100_000)
     max_system_tokens: int = setting(8_000, "Longest system prompt.", unit="tokens", low=1, high=100_000)

@@ -1,7 +1,7 @@
 """Hashes of many prompts at once: each prompt is hashed as if it were alone."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.simulation.loads.hashing import chain, mix
@@ -16,11 +16,13 @@ def chained(prompts: list[list[int]]) -> list[list[int]]:
     return [part.tolist() for part in np.split(ids, ends[:-1])]
 
 
+@settings(deadline=None)
 @given(st.lists(few_ids, min_size=1, max_size=6))
 def test_a_prompt_has_the_hashes_that_it_has_alone(prompts: list[list[int]]) -> None:
     assert chained(prompts) == [chained([prompt])[0] for prompt in prompts]
 
 
+@settings(deadline=None)
 @given(few_ids, few_ids)
 def test_hashes_are_equal_as_far_as_the_prompts_are(one: list[int], other: list[int]) -> None:
     first, second = chained([one, other])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.errors import TraceUnusable
@@ -174,11 +174,13 @@ def judge(content: bytes) -> int | None:
     return None
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_any_bytes_are_a_load_or_a_named_line(content: list[bytes]) -> None:
     judge(b"\n".join(content))
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.recursive(
@@ -195,6 +197,7 @@ def test_any_json_is_a_load_or_a_named_line(rows: list[object]) -> None:
     judge(lines(*rows))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 3), st.data())
 def test_a_good_trace_with_any_damage_is_a_load_or_a_named_line(count: int, data: st.DataObject) -> None:
     content = lines(*[GOOD] * count)
@@ -208,6 +211,7 @@ def test_a_good_trace_with_any_damage_is_a_load_or_a_named_line(count: int, data
 numbers = st.integers(-2, 2000) | st.floats(0, 2000) | st.sampled_from([2**63, 2**64, 10_000_000, 1_000_001, 10**30])
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.fixed_dictionaries({"timestamp": numbers, "input_length": numbers, "output_length": numbers})

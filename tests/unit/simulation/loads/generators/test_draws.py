@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.simulation.loads.generators.draws import Zipf, lengths, poisson_starts, turn_counts
@@ -40,11 +40,21 @@ def test_without_an_exponent_all_are_equally_likely() -> None:
     assert counts.min() > 9_500
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 5), st.floats(0, 1.5))
 def test_distinct_draws_are_distinct(seed: int, each: int, exponent: float) -> None:
     rows = Zipf(50, exponent=exponent).draw_distinct(np.random.default_rng(seed), 40, each=each)
     assert rows.shape == (40, each)
     assert all(len(set(row)) == each for row in rows.tolist())
+
+
+def test_distinct_draws_keep_to_the_law_as_far_as_they_can() -> None:
+    rows = Zipf(100, exponent=1.0).draw_distinct(np.random.default_rng(1), 20_000, each=2)
+    counts = np.bincount(rows.ravel(), minlength=100) / 20_000
+    shares = 1 / np.arange(1, 101)
+    shares /= shares.sum()
+    expected = shares + shares * ((shares / (1 - shares)).sum() - shares / (1 - shares))
+    assert np.all(np.abs(counts - expected) < 0.015)
 
 
 def test_distinct_draws_come_in_any_order() -> None:
@@ -53,6 +63,7 @@ def test_distinct_draws_come_in_any_order() -> None:
     assert places.max() / places.min() < 1.1
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.data())
 def test_turns_of_all_sessions_add_up(drawn: list[int], data: st.DataObject) -> None:
     requests = data.draw(st.integers(1, len(drawn)))

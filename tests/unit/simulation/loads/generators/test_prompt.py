@@ -1,6 +1,6 @@
 """Blocks of prompts made of pieces, against a prompt that is spelled out token by token."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.simulation.loads.generators.prompt import Prompt, beginnings
@@ -24,6 +24,7 @@ def spelled(parts: Pieces) -> list[tuple[int, int]]:
     return [(content, place) for content, tokens in parts for place in range(tokens)]
 
 
+@settings(deadline=None)
 @given(pieces)
 def test_there_is_a_hash_for_every_begun_block(parts: Pieces) -> None:
     prompt = prompt_of(parts)
@@ -31,6 +32,7 @@ def test_there_is_a_hash_for_every_begun_block(parts: Pieces) -> None:
     assert len(prompt.blocks()) == -(-prompt.tokens // 512)
 
 
+@settings(deadline=None)
 @given(pieces, pieces, pieces)
 def test_hashes_are_equal_exactly_as_far_as_the_tokens_are(shared: Pieces, one: Pieces, other: Pieces) -> None:
     first, second = prompt_of(shared + one).blocks().tolist(), prompt_of(shared + other).blocks().tolist()
@@ -40,6 +42,7 @@ def test_hashes_are_equal_exactly_as_far_as_the_tokens_are(shared: Pieces, one: 
     assert not set(first) & set(second[len(first) :])
 
 
+@settings(deadline=None)
 @given(pieces, pieces)
 def test_a_prompt_that_grows_keeps_its_whole_blocks_and_no_others(start: Pieces, more: Pieces) -> None:
     prompt = prompt_of(start)
@@ -54,6 +57,7 @@ def test_a_prompt_that_grows_keeps_its_whole_blocks_and_no_others(start: Pieces,
     assert after.tolist() == prompt_of(start + more).blocks().tolist()
 
 
+@settings(deadline=None)
 @given(pieces, pieces, pieces)
 def test_a_copy_grows_by_itself(start: Pieces, one: Pieces, other: Pieces) -> None:
     first = prompt_of(start)
