@@ -122,6 +122,18 @@ def test_a_field_that_is_missing_is_named(field: str) -> None:
     assert fault(lines(without)) == f"line 1: Object missing required field `{field}`"
 
 
+def test_a_timestamp_falls_where_it_is_below_the_one_before() -> None:
+    rows = [GOOD | {"timestamp": timestamp} for timestamp in (1, 3, 3, 2, 4)]
+    assert fault(lines(*rows)) == "line 4: timestamp falls from 3 to 2"
+
+
+def test_a_trace_does_not_take_longer_than_a_simulation_may() -> None:
+    rows = [GOOD | {"timestamp": 1000 + part * MAX_SECS * 1000} for part in (0, 0.6, 1)]
+    assert read(lines(*rows)).secs == MAX_SECS
+    last = GOOD | {"timestamp": 1001 + MAX_SECS * 1000}
+    assert fault(lines(*rows, last)) == "line 4: timestamp is more than 366 days after the first"
+
+
 def test_an_empty_file_is_refused() -> None:
     assert fault(b"") == "the file is empty"
 
@@ -215,7 +227,9 @@ numbers = st.integers(-2, 2000) | st.floats(0, 2000) | st.sampled_from([2**63, 2
 @given(
     st.lists(
         st.fixed_dictionaries({"timestamp": numbers, "input_length": numbers, "output_length": numbers})
-        | st.integers(1, 2000).map(lambda tokens: {"timestamp": 5, "input_length": tokens, "output_length": 1}),
+        | st.fixed_dictionaries(
+            {"timestamp": st.integers(3, 6), "input_length": st.integers(1, 2000), "output_length": st.just(1)}
+        ),
         min_size=1,
         max_size=5,
     ),

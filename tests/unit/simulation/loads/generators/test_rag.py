@@ -14,6 +14,7 @@ def test_it_is_as_its_parameters_say() -> None:
     assert len({session.key for session in sessions}) == len(sessions)
     prompts = np.array([session.turns[0].prompt_tokens for session in sessions])
     assert abs(prompts.mean() / (200 + 4 * 1500 + 60) - 1) < 0.1
+    assert 0.1 < prompts.std() / prompts.mean() < 0.3
     assert abs(np.mean([session.turns[0].answer_tokens for session in sessions]) - 200) < 10
 
 
