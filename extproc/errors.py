@@ -35,6 +35,10 @@ class PluginUnusable(ExtprocError):  # noqa: N818 - as the condition is called e
     """A plugin cannot be loaded, or is not what its kind must be; the message says which one and why."""
 
 
+class TraceUnusable(ExtprocError):  # noqa: N818 - as the condition is called everywhere
+    """A trace of requests cannot be replayed; the message names the first bad line and what is wrong with it."""
+
+
 class PolicyFailed(ExtprocError):  # noqa: N818 - as the condition is called everywhere
     """A policy that is a plugin has chosen nobody who can be chosen; it is counted and logged where it happened."""
 

@@ -1,0 +1,1 @@
+"""Routing in virtual time: the production policies and accounting in front of modelled engines."""
