@@ -79,10 +79,18 @@ class PrefixIndex:
     """One process's access to the index in ``memory``, which all processes of the service give it.
 
     ``clock`` returns seconds. With ``half_life_secs`` a match counts half after that time without being recorded again;
-    0 is never. Raises ``ValueError`` when not even one set fits.
+    0 is never. ``cached_since`` has a moment for each slot, which others change: what was recorded there before it is
+    taken to be lost, as far as it was not recorded again since; 0 is none. Raises ``ValueError`` when not even one set fits.
     """
 
-    def __init__(self, *, memory: memoryview, clock: Callable[[], float], half_life_secs: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        memory: memoryview,
+        clock: Callable[[], float],
+        half_life_secs: float = 0.0,
+        cached_since: Floats | None = None,
+    ) -> None:
         sets = min(len(memory) // _SET_BYTES, _MOST_SETS)
         if not sets:
             raise ValueError(f"no prefix index fits in {len(memory)} bytes: a set takes {_SET_BYTES}")
@@ -95,6 +103,7 @@ class PrefixIndex:
         self._stamps = np.frombuffer(memory, np.uint32, entries, 16 * entries)
         self._key_sets = self._keys.reshape(sets, WAYS)
         self._stamp_sets = self._stamps.reshape(sets, WAYS)
+        self._cached_since = cached_since
         self._last: _Found | None = None
         # Blocks of one group go to other sets than those of another: else many groups would crowd few sets.
         self._group_marks = [
@@ -122,6 +131,7 @@ class PrefixIndex:
         known = np.zeros(len(hashes), dtype=np.bool_)
         known[blocks] = holds
         now = self._now()
+        self._take_stale(entries, slot)
         self._stamps[entries] = _stamp(now)
         if known.all():
             return hashes[:0]
@@ -166,11 +176,43 @@ class PrefixIndex:
         bits = np.unpackbits(workers.take(ends).view(np.uint8), bitorder="little").reshape(-1, GROUP_WORKERS)
         held = bits * depths[:, None]
         deepest: Floats = held.max(axis=0)
+        limits = self._lasting(group)
+        if limits is not None:
+            # A prefix is lost from its end, so what is deeper was not recorded later.
+            ages = np.maximum.accumulate(self._ages(entries))
+            kept = ages.searchsorted(limits, side="right")
+            deepest = np.minimum(deepest, np.concatenate(([0], blocks + 1)).take(kept))
         if self._half_life:
             stamps = self._stamps.take(entries.take(ends)).take(held.argmax(axis=0))
             ages = np.maximum((_stamp(self._now() + _LEAD) - stamps).astype(np.float64) - _LEAD, 0.0)
             deepest *= np.exp2(ages / (-STAMPS_PER_SEC * self._half_life))
         return deepest
+
+    def _lasting(self, group: int) -> Floats | None:
+        """Return how old what each worker of a group holds may be, in ticks; None where all lasts for ever."""
+        if self._cached_since is None:
+            return None
+        since = self._cached_since[group * GROUP_WORKERS : (group + 1) * GROUP_WORKERS]
+        if not since.any():
+            return None
+        return np.where(since > 0, (self._clock() - since) * STAMPS_PER_SEC, np.inf)
+
+    def _ages(self, entries: Ints) -> Floats:
+        """Return the ages of entries in ticks."""
+        ages = (_stamp(self._now() + _LEAD) - self._stamps.take(entries)).astype(np.float64)
+        return np.maximum(ages - _LEAD, 0.0)
+
+    def _take_stale(self, entries: Ints, slot: int) -> None:
+        """Take from entries the workers that have lost them; they are about to look new."""
+        limits = self._lasting(slot >> 6)
+        if limits is None or not len(entries):
+            return
+        ages = self._ages(entries)
+        oldest = ages.max()
+        for place in np.flatnonzero(limits < oldest).tolist():
+            if place != slot & 63:
+                stale = entries[ages > limits[place]]
+                self._workers[stale] &= ~(_ONE << np.uint64(place))
 
     def _insert(self, keys: Hashes, sets: Ints, bit: np.uint64, now: int) -> None:
         """Give entries to blocks that have none."""

@@ -18,6 +18,8 @@ QUEUE_SHARE = 0.25
 """Requests wait for a seat where more than this share of the running ones do: a few wait for the next step anyway."""
 LOOKS_AT_OTHERS = 3
 """Readings in a row that must show requests which are not ours: an engine's numbers lag behind by a step."""
+MAX_READINGS = 100_000
+"""Of which the times are remembered: more than a day's. A cache that lasts longer is taken to lose nothing."""
 
 
 class PrefixRecord(Protocol):
@@ -36,6 +38,20 @@ class _Known:
         self.counts_queries = False
         self.told_block_size = 0
         self.full_with = 0
+        self.turnover: deque[tuple[float, float]] = deque(maxlen=MAX_READINGS)
+
+    def cached_since(self, load: EngineLoad, *, now: float) -> float:
+        """Take a reading; return since when the engine has computed as many tokens as its cache holds, 0 if never."""
+        if load.computed_tokens is None or not load.block_size or not load.num_gpu_blocks:
+            return 0.0
+        computed = load.computed_tokens + (load.first_tokens or 0.0) + (load.decode_tokens or 0.0)
+        gone_before = computed - load.block_size * load.num_gpu_blocks
+        turnover = self.turnover
+        while len(turnover) > 1 and turnover[1][1] <= gone_before:
+            turnover.popleft()
+        since = turnover[0][0] if turnover and turnover[0][1] <= gone_before else 0.0
+        turnover.append((now, computed))
+        return since
 
 
 class EngineRows:
@@ -75,6 +91,7 @@ class EngineRows:
             return
         now = self._clock()
         if known.rates.learn(load, now=now) == "restarted":
+            known.turnover.clear()
             logger.info("Worker %s has been started anew: its cache is empty", worker.id)
             self.empty(worker.slot)
         own = self._table.requests_at(worker.slot)
@@ -91,6 +108,7 @@ class EngineRows:
         row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or 0.0
         row[Engine.ELSEWHERE] = min(known.others) if len(known.others) == LOOKS_AT_OTHERS else 0.0
         row[Engine.SEATS] = _seats(row[Engine.SEATS], load, known)
+        row[Engine.CACHED_SINCE] = known.cached_since(load, now=now)
         row[Engine.SCRAPED_AT] = now
         self._compare_block_size(worker, known, load.block_size)
 

@@ -30,7 +30,7 @@ from extproc.shm.layout import Part
 from extproc.shm.lengths import LengthColumns
 from extproc.shm.processes import ProcessRow
 from extproc.shm.segment import Segment
-from extproc.shm.worker_table import WorkerTable
+from extproc.shm.worker_table import Engine, WorkerTable
 from extproc.telemetry.metrics import Metrics
 
 ROUND_ROBIN_COUNTER = 0
@@ -59,7 +59,10 @@ class Deciding:
         table = WorkerTable(segment)
         routing = settings.routing
         prefixes = PrefixIndex(
-            memory=segment.part(Part.PREFIX_INDEX), clock=monotonic, half_life_secs=routing.prefix_half_life_secs
+            memory=segment.part(Part.PREFIX_INDEX),
+            clock=monotonic,
+            half_life_secs=routing.prefix_half_life_secs,
+            cached_since=table.engines[:, Engine.CACHED_SINCE],
         )
         self.breakers = Breakers(
             table=table,

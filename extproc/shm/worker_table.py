@@ -82,6 +82,8 @@ class Engine(IntEnum):
     """Requests running or waiting there that are not ours."""
     SEATS = 12
     """How many requests it runs at once, as seen when others had to wait for it; 0 while that was never seen."""
+    CACHED_SINCE = 13
+    """It has computed as much as its cache holds since then, so what it was not sent again is gone; 0: not known."""
 
 
 class Outcome(IntEnum):

@@ -17,7 +17,7 @@ Not modelled: speculative decoding, priorities, data parallel ranks, encoder inp
 import copy
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import inf, sqrt
 
 from workers.engine.block_pool import BlockPool
@@ -108,6 +108,11 @@ class Engine:
     def cached_tokens(self, hashes: Iterable[int]) -> int:
         """Return how many leading tokens of a prompt are cached this very moment."""
         return len(self._pool.cached(hashes)) * self.profile.block_size
+
+    def unprocessed(self) -> Iterator[Request]:
+        """Give the requests whose prompts are not computed yet."""
+        yield from self._prefilling
+        yield from self._waiting
 
     @property
     def unfinished(self) -> int:

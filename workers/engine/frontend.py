@@ -12,7 +12,12 @@ class Frontend:
 
     def reaches_engine_at(self, now: float, prompt_tokens: int) -> float:
         """Return when a request that arrives ``now`` reaches the engine. To be called in the order of arrival."""
+        reaches_at = self.would_reach_engine_at(now, prompt_tokens)
         costs = self._costs
-        begins = max(now, self._free_at)
-        self._free_at = begins + costs.busy_secs + costs.busy_token_secs * prompt_tokens
-        return begins + costs.secs + costs.token_secs * max(prompt_tokens - costs.free_tokens, 0)
+        self._free_at = max(now, self._free_at) + costs.busy_secs + costs.busy_token_secs * prompt_tokens
+        return reaches_at
+
+    def would_reach_engine_at(self, now: float, prompt_tokens: int) -> float:
+        """Return when a request that arrives ``now`` would reach the engine."""
+        costs = self._costs
+        return max(now, self._free_at) + costs.secs + costs.token_secs * max(prompt_tokens - costs.free_tokens, 0)
