@@ -80,7 +80,8 @@ class PrefixIndex:
 
     ``clock`` returns seconds. With ``half_life_secs`` a match counts half after that time without being recorded again;
     0 is never. ``cached_since`` has a moment for each slot, which others change: what was recorded there before it is
-    taken to be lost, as far as it was not recorded again since; 0 is none. Raises ``ValueError`` when not even one set fits.
+    taken to be lost, as far as it was not recorded again since; 0 is none. Raises ``ValueError`` when not even one set
+    fits.
     """
 
     def __init__(
