@@ -26,6 +26,7 @@ COMMANDS: Commands = MappingProxyType(
         "check": ("extproc.cli.check", "validate the configuration, and Envoy's bootstrap when Envoy is installed"),
         "envoy-config": ("extproc.cli.envoy_config", "print the bootstrap of a standalone Envoy"),
         "tokenize": ("extproc.cli.tokenize", "show what becomes of a prompt: text, ids, boundaries, cache, timings"),
+        "simulate": ("extproc.cli.simulate", "play a load against policies in virtual time and compare them"),
         "demo": ("extproc.cli.demo", "show the whole path on this machine, with a real Envoy"),
     }
 )
