@@ -61,7 +61,7 @@ class Replica:
     ) -> None:
         segment = Segment.create({Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(STICKY_ENTRIES)})
         segment.close()
-        StickyMap.prepare(segment.part(Part.STICKY_MAP))
+        StickyMap.prepare(segment.part(Part.STICKY_MAP), secret=seed.to_bytes(8, "little"))
         self.table = WorkerTable(segment)
         since = self.table.engines[:, Engine.CACHED_SINCE] if follows_losses else None
         self.prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=clock, cached_since=since)
