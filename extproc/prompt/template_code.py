@@ -26,6 +26,22 @@ class _FastCode(CodeGenerator):
         super().visit_Template(node, frame)
         self.writeline("from extproc.prompt.list_loop import ListLoop, loop_over as LoopContext")
 
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802
+        plain_text = frame.buffer is None and not (
+            frame.require_output_check or frame.eval_ctx.autoescape or frame.eval_ctx.volatile
+        )
+        others: list[nodes.Expr] = []
+        for child in node.nodes:
+            if plain_text and (terms := _wide_sum(child)):
+                if others:
+                    super().visit_Output(nodes.Output(others, lineno=node.lineno), frame)
+                    others = []
+                self._write_terms(child, terms, frame)
+            else:
+                others.append(child)
+        if others:
+            super().visit_Output(nodes.Output(others, lineno=node.lineno), frame)
+
     @optimizeconst
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802
         if isinstance(node.node, nodes.Name) and node.node.name == "loop" and node.attr in LOOP_COUNTERS:
@@ -73,21 +89,51 @@ class _FastCode(CodeGenerator):
     @optimizeconst
     def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:  # noqa: N802
         terms = _terms(node)
-        texts = [term.value for term in terms if isinstance(term, nodes.Const)]
-        if len(terms) < 3 or not 0 < len(texts) < len(terms) or any(type(text) is not str for text in texts):  # noqa: PLR2004
+        if len(terms) < 3 or not _texts(terms):  # noqa: PLR2004
             super().visit_Add(node, frame)
             return
-        # Copies a long text once instead of with every term. `&`, since the sum needs all values in any case.
-        names = ["" if isinstance(term, nodes.Const) else self._new_name() for term in terms]
-        pieces = [repr(term.value) if isinstance(term, nodes.Const) else "" for term in terms]
-        joined = " ".join(piece or f"f'{{{name}}}'" for piece, name in zip(pieces, names, strict=True))
-        summed = " + ".join(piece or name for piece, name in zip(pieces, names, strict=True))
+        # Copies a long text once instead of with every term.
+        names = self._named(terms)
+        joined = " ".join(
+            name if isinstance(term, nodes.Const) else f"f'{{{name}}}'" for term, name in zip(terms, names, strict=True)
+        )
         self.write(f"({joined} if ")
-        for position, name in enumerate(filter(None, names)):
+        self._write_test(terms, names, frame)
+        self.write(f" else {' + '.join(names)})")
+
+    def _write_terms(self, node: nodes.Expr, terms: list[nodes.Expr], frame: Frame) -> None:
+        """Write out the terms of a sum one by one where they are texts.
+
+        Their sum would have two bytes or more for every letter, as some letters need that, and be slow to convert.
+        """
+        names = self._named(terms)
+        self.writeline("if ", node)
+        self._write_test(terms, names, frame)
+        self.write(":")
+        self.indent()
+        for name in names:
+            self.writeline(f"yield {name}")
+        self.outdent()
+        self.writeline("else:")
+        self.indent()
+        self.writeline(f"yield str({' + '.join(names)})")
+        self.outdent()
+
+    def _named(self, terms: list[nodes.Expr]) -> list[str]:
+        """Return what stands for each term: the literal of a text, or a new name."""
+        return [repr(term.value) if isinstance(term, nodes.Const) else self._new_name() for term in terms]
+
+    def _write_test(self, terms: list[nodes.Expr], names: list[str], frame: Frame) -> None:
+        """Give the terms their names, and ask whether all of them are texts."""
+        position = 0
+        for term, name in zip(terms, names, strict=True):
+            if isinstance(term, nodes.Const):
+                continue
+            # `&`, since the sum needs all values in any case.
             self.write(f"{' & ' if position else ''}(type({name} := ")
-            self.visit(terms[names.index(name)], frame)
+            self.visit(term, frame)
             self.write(") is str)")
-        self.write(f" else {summed})")
+            position += 1
 
     def _write_key(self, of: nodes.Expr, key: str, frame: Frame, *, otherwise: str) -> None:
         environment = self.environment
@@ -126,6 +172,18 @@ def _terms(node: nodes.Expr) -> list[nodes.Expr]:
         terms.append(node.right)
         node = node.left
     return [node, *reversed(terms)]
+
+
+def _texts(terms: list[nodes.Expr]) -> list[str]:
+    """Return the constants of a sum that is not constant itself, if there are some and all of them are texts."""
+    texts = [term.value for term in terms if isinstance(term, nodes.Const)]
+    return texts if len(texts) < len(terms) and all(type(text) is str for text in texts) else []
+
+
+def _wide_sum(node: nodes.Expr) -> list[nodes.Expr]:
+    """Return the terms of a sum that has a constant with other letters than ASCII, else nothing."""
+    terms = _terms(node)
+    return terms if any(not text.isascii() for text in _texts(terms)) else []
 
 
 def _is_short(argument: nodes.Expr) -> bool:

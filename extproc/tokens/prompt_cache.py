@@ -80,7 +80,7 @@ class PromptCache:
 
     def begin(
         self,
-        text: str,
+        text: str | list[str],
         namespace: Namespace,
         *,
         key: Key | None = None,
@@ -88,12 +88,13 @@ class PromptCache:
         after: Ids = _NO_IDS,
         exact: bool = True,
     ) -> "Encoding":
-        """Look up what is known of ``text``.
+        """Look up what is known of ``text``, which may be given in pieces.
 
         ``key`` is the prompt's key by other means, to be stored beside that of its text; ``before`` and ``after`` are
         ids that surround those of the text (a BOS). Raises ``UnicodeEncodeError`` on a text with lone surrogates.
         """
-        return Encoding(self, text, _Wanted(namespace, () if key is None else (key,), before, after, exact))
+        pieces = [text] if isinstance(text, str) else text
+        return Encoding(self, pieces, _Wanted(namespace, () if key is None else (key,), before, after, exact))
 
 
 class _Wanted(NamedTuple):
@@ -112,19 +113,19 @@ class Encoding:
     ``known`` is the result where nothing is left to do. Everything may run on a thread.
     """
 
-    def __init__(self, cache: PromptCache, text: str, wanted: _Wanted) -> None:
+    def __init__(self, cache: PromptCache, pieces: list[str], wanted: _Wanted) -> None:
         self._cache = cache
         self._namespace, self._other_keys, self._before, self._after, self._exact = wanted
-        self._data = data = text.encode()
+        # Piece by piece: ASCII is copied as it is, and any other text is converted letter by letter, which takes some
+        # twenty times longer. A few letters would make that the way of the whole.
+        self._data = b"".join([piece.encode() for piece in pieces])
         self._prefix: Prefix | None = None
         self._hit = -1
         self.reused_bytes = 0
         self.known: PromptTokens | None = None
-        self.rest = text
         if cache.store is not None:
             self._look_up(cache.store)
-            if self.reused_bytes:
-                self.rest = data[self.reused_bytes :].decode()
+        self.rest = self._data[self.reused_bytes :].decode() if self.reused_bytes else "".join(pieces)
 
     def encode(self) -> Ids:
         """Return the ids of the rest; raises ``ValueError`` when it cannot be encoded."""
@@ -245,11 +246,11 @@ class Encoding:
         wanted = len(self._offsets) - passed
         if not wanted:
             return []
-        positions = self._cache.boundaries.in_ids(rest)
+        positions = self._cache.boundaries.in_ids(rest).tolist()
         if len(positions) != wanted:
             self._cache.mismatched_boundaries += 1
             return []
-        return [before + position for position in positions[[at - passed for at in self._kept[first:]]].tolist()]
+        return [before + positions[at - passed] for at in self._kept[first:]]
 
     def _has_lost_entries(self, store: TokenStore) -> bool:
         """Whether boundaries before the hit are not entries any more, judged by a few of them."""

@@ -228,6 +228,17 @@ def test_entries_that_were_lost_come_back(model: Model) -> None:
     assert read(cache, conversation[1] + "elsewhere").reused_bytes >= len(conversation[0].encode())
 
 
+def test_pieces_of_a_text_are_the_text(model: Model) -> None:
+    pieces = ["<|im_start|>", "naïve", "", " 日本", "<|im_end|>", "ascii"]
+    cache = cache_of(model, open_store(make_segment()))
+    encoding = cache.begin(pieces, NAMESPACE)
+    expect_same(encoding.finish(encoding.encode()), read(cache_of(model, None), "".join(pieces)))
+    assert read(cache, "".join(pieces)).cache == "level_0"
+    longer = cache.begin([*pieces, " and more"], NAMESPACE)
+    assert longer.reused_bytes
+    expect_same(longer.finish(longer.encode()), read(cache_of(model, None), "".join(pieces) + " and more"))
+
+
 def test_lone_surrogates_are_refused(model: Model) -> None:
     with pytest.raises(UnicodeEncodeError):
         cache_of(model, None).begin("\ud800", NAMESPACE)
