@@ -59,6 +59,7 @@ class Model:
         backend: Backend,
         templates: ModelTemplates,
         store: TokenStore | None,
+        min_prefix_bytes: int = 0,
     ) -> None:
         self.spec = spec
         self.backend = backend
@@ -66,6 +67,7 @@ class Model:
         # Not the reference, which takes as much memory again as an encoder.
         self._before, self._after = tokenizer.before, tokenizer.after
         self._store = store
+        self._min_prefix_bytes = min_prefix_bytes
         self.surroundings = len(tokenizer.before), len(tokenizer.after)
         """How many tokens are put before and after a text that asks for special tokens."""
         self._system_first = templates.wants_system_first
@@ -205,7 +207,12 @@ class Model:
         boundaries = Boundaries(tokens)
         # Readers take the epoch first and the cache then, so the cache is set first: nobody uses prefixes in the epoch
         # that has none.
-        self.cache = PromptCache(store=self._store, encoder=self.backend.encoder, boundaries=boundaries)
+        self.cache = PromptCache(
+            store=self._store,
+            encoder=self.backend.encoder,
+            boundaries=boundaries,
+            min_prefix_bytes=self._min_prefix_bytes,
+        )
         self._epoch = b"prefixes" if tokens else b"whole"
 
     def _safe_tokens(self, tokenizer: TokenizerFile) -> list[Any]:
@@ -252,7 +259,12 @@ class Model:
 
 
 def load_model(
-    spec: ModelSpec, *, source: Path, wanted: Literal["auto", "tokenizers"], store: TokenStore | None
+    spec: ModelSpec,
+    *,
+    source: Path,
+    wanted: Literal["auto", "tokenizers"],
+    store: TokenStore | None,
+    min_prefix_bytes: int = 0,
 ) -> Model:
     """Read, check and try a model; takes up to seconds. Raises :class:`ModelUnusable` naming the file at fault."""
     files = read_files(source, spec)
@@ -283,6 +295,7 @@ def load_model(
             backend=choose_backend(tokenizer, wanted),
             templates=templates,
             store=store,
+            min_prefix_bytes=min_prefix_bytes,
         )
     except Exception as error:
         raise ModelUnusable(f"{files.tokenizer}: fails when it is tried: {error}") from error
