@@ -23,8 +23,11 @@ class _FastCode(CodeGenerator):
     """Writes the code of a template."""
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
+        # What attributes are set of; only these are read as namespaces.
+        self._namespaces = {reference.name for reference in node.find_all(nodes.NSRef)}
         super().visit_Template(node, frame)
         self.writeline("from extproc.prompt.list_loop import ListLoop, loop_over as LoopContext")
+        self.writeline("from extproc.prompt.sandbox import JSON_TYPES, ChatNamespace, read_plainly")
 
     def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802
         plain_text = frame.buffer is None and not (
@@ -41,6 +44,13 @@ class _FastCode(CodeGenerator):
                 others.append(child)
         if others:
             super().visit_Output(nodes.Output(others, lineno=node.lineno), frame)
+
+    def visit_NSRef(self, node: nodes.NSRef, frame: Frame) -> None:  # noqa: N802
+        if node.attr.startswith("_"):
+            super().visit_NSRef(node, frame)
+        else:
+            # That it is a namespace has just been checked, and templates can only make those of ours.
+            self.writeline(f"read_plainly({frame.symbols.ref(node.name)}, '_Namespace__attrs')[{node.attr!r}]")
 
     @optimizeconst
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802
@@ -140,6 +150,13 @@ class _FastCode(CodeGenerator):
         assert isinstance(environment, CompilingEnvironment)
         environment.absent.setdefault(key, environment.undefined(obj={}, name=key))
         value = self._new_name()
+        if isinstance(of, nodes.Name) and of.name in self._namespaces and not key.startswith("_"):
+            found = self._new_name()
+            self.write(f"({found} if type({value} := ")
+            self.visit(of, frame)
+            self.write(f") is ChatNamespace and type({found} := read_plainly({value}, '_Namespace__attrs')")
+            self.write(f".get({key!r}, missing)) in JSON_TYPES else environment.{otherwise}({value}, {key!r}))")
+            return
         self.write(f"(({value}[{key!r}] if {key!r} in {value} else environment.absent[{key!r}]) if type({value} := ")
         self.visit(of, frame)
         self.write(f") is dict else environment.{otherwise}({value}, {key!r}))")
