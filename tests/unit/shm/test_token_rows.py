@@ -38,3 +38,12 @@ def test_a_row_takes_the_place_of_its_key_or_else_of_the_least_recently_used() -
     table.find((1, 0))
     table.put(7, 0, [((1, 9), 5, 5)])
     assert [number for number in range(WAYS) if table.find((1, number)) is None] == [1]
+
+
+@pytest.mark.parametrize("word", [3, 4, 5], ids=["place", "size", "check"])
+def test_a_row_that_is_written_over_in_part_is_not_found(word: int) -> None:
+    table = small_table()
+    table.put(7, 0, [((1, 1), 5, 5)])
+    assert table.find((1, 1)) is not None
+    table._table[0, 0, word] += 1
+    assert table.find((1, 1)) is None
