@@ -266,6 +266,25 @@ def test_a_prompt_with_the_date_is_not_known_as_a_whole_on_another_day(
     assert keys[0] != keys[1]
 
 
+def test_a_prompt_that_is_read_over_midnight_is_not_kept_under_the_day_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_template(tmp_path, "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}")
+    body = parse(CHAT, model="qwen", messages=HELLO)
+    keys = []
+    for day in (1, 2):
+        monkeypatch.setattr("extproc.models.model.datetime", clock_at(datetime(2025, 2, day, tzinfo=UTC)))
+        keys.append(model.whole_key(body, "", body.prompt_parts() or ()))
+    before, after = keys
+    assert before is not None
+    assert after is not None
+    for key, known in ((before, False), (after, True)):
+        (prompt,) = model.prepare(body, "", key)
+        if isinstance(prompt, Encoding):
+            prompt.finish(prompt.encode())
+        assert (model.recall(key) is not None) == known
+
+
 def test_a_template_that_writes_by_chance_has_no_key_but_that_of_its_text(tmp_path: Path) -> None:
     model = with_template(tmp_path, "{{ ['a', 'a'] | random }}{{ messages[0].content }}")
     body = parse(CHAT, model="qwen", messages=HELLO)

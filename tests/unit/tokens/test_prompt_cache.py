@@ -272,6 +272,28 @@ def test_pieces_of_a_text_are_the_text(model: Model) -> None:
     expect_same(longer.finish(longer.encode()), read(cache_of(model, None), "".join(pieces) + " and more"))
 
 
+def test_a_prefix_of_another_length_than_its_key_stands_for_is_not_used(model: Model) -> None:
+    """As two texts with one hash would leave it."""
+    cache = cache_of(model, open_store(make_segment()))
+    text = turns(2)[-1]
+    encoding = cache.begin(text, NAMESPACE)
+    ids = np.arange(40, dtype=np.uint32)
+    assert cache.store is not None
+    cache.store.put(
+        parent=None,
+        depth=0,
+        ids=ids,
+        hashes=block_hashes(ids, block_size=NAMESPACE.block_size, before=NAMESPACE.root),
+        block_size=NAMESPACE.block_size,
+        keys=encoding._keys[-2:-1],
+        tokens=[len(ids)],
+        sizes=[7],
+    )
+    tokens = read(cache, text)
+    assert tokens.cache == "miss"
+    expect_same(tokens, read(cache_of(model, None), text))
+
+
 def test_lone_surrogates_are_refused(model: Model) -> None:
     with pytest.raises(UnicodeEncodeError):
         cache_of(model, None).begin("\ud800", NAMESPACE)
