@@ -21,6 +21,7 @@ from extproc.router.deciding import Deciding
 from extproc.routing.decision import Decision
 from extproc.shm.admission import AdmissionColumns
 from extproc.shm.layout import Part
+from extproc.shm.processes import ProcessTable
 from extproc.shm.segment import Segment
 from extproc.telemetry.metrics import Metrics
 from tests.support.directors import Published
@@ -81,7 +82,7 @@ class Bench:
         self.deciding = Deciding(
             settings=Settings(plugins=plugins, **settings),
             segment=self.segment,
-            process_slot=0,
+            row=ProcessTable(self.segment).row(0),
             fleet=self.fleet,
             prompts=Reading().reader,
             metrics=self.metrics,
