@@ -21,7 +21,7 @@ from extproc.recording.merge import Contents, read_contents, trace_lines
 
 DEFAULT_SECS = 60.0
 POLL_SECS = 0.5
-WRITE_PATIENCE_SECS = 15.0
+WRITE_PATIENCE_SECS = 10.0
 """How long routers may take to write what they hold when the recording is over."""
 ADMIN_PATIENCE_SECS = 20.0
 """How long the admin port may be away meanwhile, as while its process is replaced."""

@@ -1,6 +1,7 @@
 """The file of a trace, which is there as a whole or not at all."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
@@ -59,7 +60,7 @@ class TraceFile:
     ) -> None:
         """Leave nothing behind that is not finished."""
         if self._file is not None:
-            try:
+            # What could not be written is tried once more by closing; that it fails was said before.
+            with suppress(OSError):
                 self._file.close()
-            finally:
-                self._temporary.unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)

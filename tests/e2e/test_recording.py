@@ -72,7 +72,7 @@ async def in_flight(deployed: Deployment, count: int) -> None:
     """Wait until so many requests are."""
 
     async def so_many() -> bool:
-        return sum(worker["in_flight"] for worker in await deployed.service.workers()) == count
+        return bool(sum(worker["in_flight"] for worker in await deployed.service.workers()) == count)
 
     await until(so_many)
 

@@ -11,8 +11,9 @@ from typing import Any
 
 from extproc.config.recording import RecordingSettings
 from extproc.observer.recording import ObservedRecording
+from extproc.recording.record import Entry, Opening, Recorded, frame, frames
 from extproc.shm.processes import ProcessTable
-from extproc.shm.recording import RecordingOrder
+from extproc.shm.recording import Order, RecordingOrder
 from extproc.shm.segment import Segment
 from tests.support.segments import mapped
 from tests.support.service import Service
@@ -103,3 +104,36 @@ def observed_recording(
     segment = segment or mapped()
     settings = RecordingSettings(directory=directory, max_bytes=max_bytes)
     return ObservedRecording(settings=settings, order=RecordingOrder(segment), rows=ProcessTable(segment).rows)
+
+
+def recorded(arrived: float = 1.0, **fields: Any) -> Recorded:  # noqa: ANN401 - any field
+    """A request of 100 tokens that nothing is known of; ``fields`` say otherwise."""
+    known: dict[str, Any] = {
+        "lasted": None,
+        "input_length": 100,
+        "input_from": "size",
+        "output_length": 256,
+        "output_from": "assumed",
+        "hashes": b"",
+        "tail": False,
+        "model": None,
+        "worker": "w1",
+        "served": None,
+        "status": 0,
+        "policy": "round_robin",
+        "reason": "round_robin",
+        "matched_tokens": None,
+    }
+    return Recorded(arrived=arrived, **(known | fields))
+
+
+def order(number: int = 7, *, until_ns: int = 1 << 62, salt: int = 99, max_bytes: int = 1 << 20) -> Order:
+    return Order(until_ns, number, salt, max_bytes)
+
+
+def part(*entries: Entry, salt: int = 99) -> bytes:
+    """A part that starts as it must; requests are as a router has them."""
+    written = [
+        b"".join(frames([entry], salt=salt)) if isinstance(entry, Recorded) else frame(entry) for entry in entries
+    ]
+    return frame(Opening()) + b"".join(written)
