@@ -21,8 +21,8 @@ class RecordingService(Protocol):
     def begin(self, wanted: RecordingWanted) -> RecordingStatus:
         """Let all routers record; raises :class:`RecordingRefused`."""
 
-    def end(self) -> RecordingStatus:
-        """Let no router record any more."""
+    def end(self, recording: str | None) -> RecordingStatus:
+        """Let no router record any more; where a ``recording`` is named, only if it is that one."""
 
     def status(self) -> RecordingStatus:
         """Return what is recorded."""
@@ -57,6 +57,7 @@ class RecordingPages:
                 return self._answer({"error": str(refused)}, status=409)
         return self._answer(msgspec.to_builtins(status))
 
-    async def _end(self, _request: web.Request) -> web.Response:
+    async def _end(self, request: web.Request) -> web.Response:
+        recording = request.query.get("recording")
         async with self._one_at_a_time:
-            return self._answer(msgspec.to_builtins(await asyncio.to_thread(self._service.end)))
+            return self._answer(msgspec.to_builtins(await asyncio.to_thread(self._service.end, recording)))

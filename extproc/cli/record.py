@@ -13,11 +13,12 @@ import threading
 import time
 from pathlib import Path
 
-from extproc.cli.recording_client import RecordingClient, RecordingUnreachable, admin_address
+from extproc.cli.recording_client import RecordingClient, admin_address
 from extproc.cli.trace_file import TraceFile
 from extproc.errors import StartupError
 from extproc.recording.control import MAX_SECS, MIN_BYTES, RecordingStatus, RecordingWanted
 from extproc.recording.merge import Contents, read_contents, trace_lines
+from extproc.recording.record import PART_PATTERN
 
 DEFAULT_SECS = 60.0
 POLL_SECS = 0.5
@@ -45,15 +46,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     service = parser.add_mutually_exclusive_group()
     service.add_argument("-c", "--config", type=Path, metavar="FILE", help="the service's configuration file")
     service.add_argument("--admin", metavar="HOST:PORT", help="the service's admin port, instead")
+    service.add_argument(
+        "--merge",
+        type=Path,
+        nargs="+",
+        metavar="PART",
+        help="record nothing, and make a trace of the parts of one recording that are left in the directory",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Record; 0 when there is a trace, 1 when no request came. Raises :class:`StartupError` when it cannot begin."""
+    """Record; 0 when there is a trace, 1 when no request came. Raises :class:`StartupError` when there can be none."""
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda _signum, _frame: stop.set())
-    client = RecordingClient(admin_address(arguments.config, arguments.admin))
     with TraceFile(arguments.out, max_bytes=arguments.max_bytes) as trace:
+        if arguments.merge:
+            return _merge(_of_one_recording(arguments.merge), trace)
+        client = RecordingClient(admin_address(arguments.config, arguments.admin))
         directory = _usable_directory(client.status())
         status = client.begin(RecordingWanted(secs=arguments.secs, max_bytes=arguments.max_bytes))
         recording = status.recording
@@ -62,16 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         unwritten = _Recording(client, recording).wait(arguments.secs, stop)
         if unwritten:
             _say(f"warning: {unwritten}")
-        paths = sorted(directory.glob(f"{recording}-*.part"))
-        try:
-            code = _merge(paths, trace)
-        except OSError as error:
-            raise StartupError(
-                f"the trace cannot be written ({error}); its parts stay: {directory}/{recording}-*.part"
-            ) from error
-        for path in paths:
-            path.unlink(missing_ok=True)
-    return code
+        return _merge(sorted(directory.glob(f"{recording}-*.part")), trace)
 
 
 class _Recording:
@@ -88,7 +89,7 @@ class _Recording:
         while not stop.wait(min(POLL_SECS, max(0.0, until - time.monotonic()))) and time.monotonic() < until:
             try:
                 status = self._client.status()
-            except RecordingUnreachable:
+            except StartupError:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > ADMIN_PATIENCE_SECS:
                     break
@@ -104,8 +105,8 @@ class _Recording:
         while time.monotonic() < deadline:
             try:
                 # Ends it, or clears what is over.
-                status = self._client.end()
-            except RecordingUnreachable as error:
+                status = self._client.end(self._recording)
+            except StartupError as error:
                 words = f"the service has not said whether it has written everything: {error}"
             else:
                 if status.recording != self._recording or not status.unwritten:
@@ -116,7 +117,19 @@ class _Recording:
 
 
 def _merge(paths: list[Path], trace: TraceFile) -> int:
-    parts = [path.read_bytes() for path in paths]
+    """Make the trace and remove its parts; they stay, and :class:`StartupError` is raised, when that fails."""
+    try:
+        code = _write([path.read_bytes() for path in paths], trace)
+    except OSError as error:
+        raise StartupError(
+            f"the trace cannot be written: {error}. Try again with --merge {' '.join(map(str, paths))}"
+        ) from error
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return code
+
+
+def _write(parts: list[bytes], trace: TraceFile) -> int:
     contents = read_contents(parts)
     for words in _holes(contents):
         _say(f"warning: {words}")
@@ -131,6 +144,14 @@ def _merge(paths: list[Path], trace: TraceFile) -> int:
     secs = contents.places[trace.lines - 1][0] - contents.places[0][0] if trace.lines else 0.0
     print(f"{trace.path}: {trace.lines:,} requests over {secs:.1f} s, {trace.size:,} bytes.")
     return 0
+
+
+def _of_one_recording(paths: list[Path]) -> list[Path]:
+    """Check what is to be merged; ids of different recordings mean different things."""
+    found = [PART_PATTERN.fullmatch(path.name) for path in paths]
+    if len({match and match["recording"] for match in found}) != 1 or not all(found):
+        raise StartupError("--merge: these are not the parts (RECORDING-SLOT-PID.part) of one recording")
+    return sorted(set(paths))
 
 
 def _holes(contents: Contents) -> list[str]:

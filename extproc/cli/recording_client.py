@@ -40,15 +40,15 @@ class RecordingClient:
         """Begin."""
         return self._call("POST", wanted)
 
-    def end(self) -> RecordingStatus:
-        """End what is recorded."""
-        return self._call("DELETE")
+    def end(self, recording: str) -> RecordingStatus:
+        """End a recording, if it is the one that is under way."""
+        return self._call("DELETE", path=f"{PATH}?recording={recording}")
 
-    def _call(self, method: str, document: object = None) -> RecordingStatus:
+    def _call(self, method: str, document: object = None, *, path: str = PATH) -> RecordingStatus:
         host = _ANYWHERE.get(self._address.host, self._address.host)
         connection = http.client.HTTPConnection(host, self._address.port, timeout=TIMEOUT_SECS)
         try:
-            connection.request(method, PATH, body=None if document is None else msgspec.json.encode(document))
+            connection.request(method, path, body=None if document is None else msgspec.json.encode(document))
             answer = connection.getresponse()
             code, body = answer.status, answer.read(MAX_ANSWER_BYTES)
         except (OSError, http.client.HTTPException) as error:

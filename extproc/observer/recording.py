@@ -64,11 +64,12 @@ class ObservedRecording:
         logger.info("Recording %s begins, for %g s at most", _name(number), wanted.secs)
         return self.status()
 
-    def end(self) -> RecordingStatus:
-        """Let no router record any more."""
-        if self._order.until_ns:
+    def end(self, recording: str | None = None) -> RecordingStatus:
+        """Let no router record any more; where a ``recording`` is named, only if it is that one."""
+        number = _name(self._order.number)
+        if self._order.until_ns and recording in (None, number):
             self._order.end()
-            logger.info("Recording %s ends", _name(self._order.read().number))
+            logger.info("Recording %s ends", number)
         return self.status()
 
     def status(self) -> RecordingStatus:

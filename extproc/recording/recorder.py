@@ -91,7 +91,12 @@ class Recorder:
         self._held_bytes += len(hashes)
         matched = choice.matched_tokens
         body = request.body
-        limit = _NO_LIMIT if body is None else body.answer_tokens(_NO_LIMIT)
+        limit = _NO_LIMIT
+        if body is not None:
+            # What is in flight is the limit, or what is assumed without one; equal, they are told apart at a cost.
+            limit = flight.answer_tokens
+            if limit == self._assumed_answer_tokens:
+                limit = body.answer_tokens(_NO_LIMIT)
         output_from: OutputFrom = "assumed" if limit == _NO_LIMIT else "limit"
         recorded = Recorded(
             arrived=arrived,
@@ -143,13 +148,14 @@ class Recorder:
 
     def _current(self, now: float) -> "_Session | None":
         """Return the session of the order in force; None when it has ended since the request arrived."""
-        order = self._order.read()
-        if now * _NS_PER_SEC >= order.until_ns:
+        if now * _NS_PER_SEC >= self._order.until_ns:
             return None
-        if self._session is not None:
-            if self._session.order.number == order.number:
-                return self._session
-            self._over.append(self._session)
+        session = self._session
+        if session is not None:
+            if session.number == self._order.number:
+                return session
+            self._over.append(session)
+        order = self._order.read()
         self._session = _Session(order)
         self._on_begun(order.number)
         return self._session
@@ -186,6 +192,7 @@ class _Session:
 
     def __init__(self, order: Order) -> None:
         self.order = order
+        self.number = order.number
         self.requests: list[Recorded] = []
         self.watches: set[_Watch] = set()
         self.left_out = 0

@@ -46,6 +46,12 @@ class RecordingOrder:
         until_ns: int = self._words[_UNTIL]
         return until_ns
 
+    @property
+    def number(self) -> int:
+        """The number of the recording."""
+        number: int = self._words[_NUMBER]
+        return number
+
     def read(self) -> Order:
         """Return the whole order, in force or not."""
         return Order._make(self._words.tolist())

@@ -169,6 +169,26 @@ async def test_a_killed_router_loses_what_it_had_not_written_and_no_more(
     assert "1 half-written" in running.said
 
 
+async def test_replacing_every_process_loses_nothing(deployed: Deployment, client: Client, tmp_path: Path) -> None:
+    async with recording(deployed.service, tmp_path / "trace.jsonl", "--secs", LONG) as running:
+        for number in range(REQUESTS):
+            await client.ask(number)
+        before = {process["pid"] for process in await deployed.service.processes() if process["role"] != "supervisor"}
+        deployed.service.signal(signal.SIGHUP)
+
+        async def replaced() -> bool:
+            now = await deployed.service.processes()
+            children = [process for process in now if process["role"] != "supervisor"]
+            return len(children) == 3 and not before & {process["pid"] for process in children}
+
+        await until(replaced)
+        for number in range(REQUESTS):
+            await client.ask(number)
+        assert await running.end() == 0
+    assert len(running.trace()) == 2 * REQUESTS
+    assert "warning" not in running.said
+
+
 async def test_it_ends_by_itself_when_the_time_is_over_or_the_command_is_dead(
     deployed: Deployment, client: Client, tmp_path: Path
 ) -> None:

@@ -33,8 +33,8 @@ async def admin(directory: str) -> AsyncIterator[aiohttp.ClientSession]:
         await server.close()
 
 
-async def ask(session: aiohttp.ClientSession, method: str, body: str = "") -> tuple[int, Any]:
-    async with session.request(method, "/recording", data=body) as response:
+async def ask(session: aiohttp.ClientSession, method: str, body: str = "", *, query: str = "") -> tuple[int, Any]:
+    async with session.request(method, f"/recording{query}", data=body) as response:
         return response.status, await response.json()
 
 
@@ -46,7 +46,8 @@ async def test_begins_shows_and_ends(tmp_path: Path) -> None:
         assert (status, len(begun["recording"])) == (200, 16)
         assert 0 < begun["secs_left"] <= 60
         assert (await ask(session, "GET"))[1]["recording"] == begun["recording"]
-        assert await ask(session, "DELETE") == (200, nothing)
+        assert (await ask(session, "DELETE", query="?recording=other"))[1]["recording"] == begun["recording"]
+        assert await ask(session, "DELETE", query=f"?recording={begun['recording']}") == (200, nothing)
         assert await ask(session, "DELETE") == (200, nothing)
 
 

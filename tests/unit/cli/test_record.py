@@ -225,8 +225,22 @@ async def test_a_trace_that_cannot_be_written_leaves_the_parts(command: Command,
         running.write(f"{number}-1-10.part", part(*[recorded(float(one)) for one in range(100)], Closing(0)))
         ended = await command.end(signal.SIGINT)
         assert running.parts() == [f"{number}-1-10.part"]
-    assert (ended.code, "its parts stay" in ended.error) == (3, True)
-    assert names(tmp_path) == ["parts"]
+        assert (ended.code, "Try again with --merge" in ended.error) == (3, True)
+        assert names(tmp_path) == ["parts"]
+        again = ended.error.rpartition("--merge ")[2].split()
+        ended = await command.run("--merge", *again)
+        assert (ended.code, running.parts()) == (0, [])
+    assert len(read_trace(command.out)) == 100
+
+
+@pytest.mark.parametrize("files", [(f"{1:016x}-1-1.part", f"{2:016x}-1-1.part"), ("my.part",)])
+async def test_only_parts_of_one_recording_are_merged(command: Command, tmp_path: Path, files: tuple[str, ...]) -> None:
+    async with service(tmp_path / "parts") as running:
+        for file in files:
+            running.write(file, part(recorded()))
+        ended = await command.run("--merge", *[str(running.directory / file) for file in files])
+        assert (ended.code, "not the parts" in ended.error, running.parts()) == (3, True, sorted(files))
+    assert not command.out.exists()
 
 
 async def test_a_service_that_stops_meanwhile_leaves_what_it_had_written(command: Command, tmp_path: Path) -> None:

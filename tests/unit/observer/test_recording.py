@@ -113,3 +113,11 @@ def test_parts_that_are_forgotten_make_room_and_nothing_else_is_touched(tmp_path
         os.utime(path, (then, then))
     bench.begin()
     assert sorted(tmp_path.iterdir()) == sorted([young, foreign])
+
+
+def test_a_recording_is_not_ended_in_the_name_of_another(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.begin()
+    number = f"{bench.order.read().number:016x}"
+    assert bench.recording.end("0" * 16).recording == number
+    assert bench.recording.end(number).recording is None
