@@ -58,9 +58,10 @@ class Flight(msgspec.Struct, eq=False):
 
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
     ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
-    still. ``answered_at`` is 0 until the response headers are seen, and ``streamed`` is whether they came before the
-    answer, and from the worker that was chosen. ``trial`` is what the breakers want to know of it when nothing becomes
-    of it, 0 when it is no trial.
+    still. ``answered_at`` and ``status`` are 0 until the response headers are seen. ``headers_first`` is whether they
+    came before the answer, and ``streamed`` whether they did and from the worker that was chosen. ``early``: the stream
+    has ended, the answer perhaps not. ``trial`` is what the breakers want to know of it when nothing becomes of it, 0
+    when it is no trial.
     """
 
     tried: tuple[Worker, ...]
@@ -74,7 +75,10 @@ class Flight(msgspec.Struct, eq=False):
     hashes: Hashes | None = None
     news: Hashes | None = None
     answered_at: float = 0.0
+    status: int = 0
     streamed: bool = False
+    headers_first: bool = False
+    early: bool = False
     trial: float = 0.0
     over: bool = False
     on_end: Callable[[], None] | None = None
@@ -145,6 +149,8 @@ class Accounts:
         if flight.answered_at or flight.over:
             return
         flight.answered_at = now = self._clock()
+        flight.status = status
+        flight.headers_first = streamed
         first = flight.worker
         server = first if not served or served == first.address else self._worker_at(served)
         if server is not first:
@@ -167,6 +173,7 @@ class Accounts:
         if flight.over:
             return
         flight.over = True
+        flight.early = early
         if early and len(self._lingering) < MAX_LINGERING:
             self._linger(flight)
             return
