@@ -90,6 +90,7 @@ class Engine:
         """Do what is due, at the time when it is due."""
         at = self.due
         self._end_stretch(at)
+        self._drop_aborted()
         self._tell()
         self._begin_stretch(at)
 
@@ -99,11 +100,14 @@ class Engine:
             return request.produced
         return request.produced + self._step + self._steps_done(now) - request.base_step
 
-    def clear_cache(self) -> None:
-        """Forget all that is cached and not in use, as after ``/reset_prefix_cache``."""
+    def clear_cache(self) -> bool:
+        """Forget all that is cached, as after ``/reset_prefix_cache``; not while a request holds blocks, as vLLM."""
+        if self._running:
+            return False
         self._pool.clear()
         if self._keep_events:
             self.events.append(Cleared())
+        return True
 
     def cached_tokens(self, hashes: Iterable[int]) -> int:
         """Return how many leading tokens of a prompt are cached this very moment."""
@@ -144,9 +148,6 @@ class Engine:
     # One stretch.
 
     def _begin_stretch(self, now: float) -> None:
-        for request in self._aborted:
-            self._drop(request)
-        self._aborted.clear()
         preemptions = self._counters.preemptions
         self._grow(self._step + 1)
         budget = self._continue_prompts(self.profile.max_num_batched_tokens - self._generating)
@@ -400,6 +401,11 @@ class Engine:
         self._pool.release(request.blocks)
         request.blocks = []
         request.stored = 0
+
+    def _drop_aborted(self) -> None:
+        for request in self._aborted:
+            self._drop(request)
+        self._aborted.clear()
 
     def _drop(self, request: Request) -> None:
         """Let go of a running request that was aborted."""
