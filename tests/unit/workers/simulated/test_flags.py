@@ -5,7 +5,8 @@ import pytest
 
 import workers
 from workers.simulated.faults import Behaviour
-from workers.simulated.settings import Settings, flag_table, parse_flags
+from workers.simulated.flags import flag_table, parse_flags
+from workers.simulated.settings import Settings
 
 
 def test_no_flags_give_the_declared_defaults() -> None:
