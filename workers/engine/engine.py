@@ -151,8 +151,9 @@ class Engine:
         preemptions = self._counters.preemptions
         self._grow(self._step + 1)
         budget = self._continue_prompts(self.profile.max_num_batched_tokens - self._generating)
-        # Nobody is let in where somebody had to go.
-        lora_secs = self._admit(budget, now) if self._counters.preemptions == preemptions else 0.0
+        # Nobody is let in where somebody had to go; but the step after that may do so.
+        preempted = self._counters.preemptions > preemptions
+        lora_secs = 0.0 if preempted else self._admit(budget, now)
         if not self._chunks and not self._generating:
             self._rest()
             return
@@ -164,7 +165,7 @@ class Engine:
         self._began_at = now
         self._more_secs = step.context_token_secs * generating
         self._first_step_secs = pace + self._prompt_secs() + lora_secs
-        self._steps = 1 if self._chunks else self._quiet_steps()
+        self._steps = 1 if self._chunks or preempted else self._quiet_steps()
         if self._device is not None:
             slowdown = self._device.slowdown
             self._first_step_secs *= slowdown
