@@ -299,9 +299,10 @@ class Engine:
         request.blocks = hits
         request.stored = len(hits)
         request.computed = cached = len(hits) * self.profile.block_size
-        self._counters.prefix_queries += request.target
-        self._counters.prefix_hits += cached
         if request.scheduled_at < 0:
+            # vLLM counts what preempted requests find apart from these.
+            self._counters.prefix_queries += request.target
+            self._counters.prefix_hits += cached
             request.scheduled_at = now
             request.cached_tokens = cached
         self._running[request] = None

@@ -94,7 +94,7 @@ class Generation:
             tokens, cut = natural or self._settings.max_tokens, False
         if tokens * question.choices > MAX_TOKENS_OF_ALL_CHOICES:
             raise bad_request(f"All choices together may have at most {MAX_TOKENS_OF_ALL_CHOICES} tokens.", param="n")
-        self._check_length(question.prompt_tokens, tokens)
+        self._check_length(question.longest_prompt, tokens)
         return Answer(
             stamp=self._stamp(request, api.id_prefix, model),
             prompt_tokens=question.prompt_tokens,

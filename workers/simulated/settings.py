@@ -91,7 +91,7 @@ class Settings:
         16, "Length of an answer that neither the request nor `x-sim-tokens` limits.", low=1, high=MAX_ANSWER_TOKENS
     )
     max_model_len: int = _setting(
-        1 << 25, "Prompt and answer together may have this many tokens; a longer request is answered 400.", low=1
+        1 << 25, "A prompt and its answer together may have this many tokens; a longer request is answered 400.", low=1
     )
     profile: str = _setting(
         "",

@@ -40,6 +40,11 @@ class Question:
         """Tokens of all prompts."""
         return sum(map(len, self.prompts)) // BYTES_PER_TOKEN
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self.prompts)) // BYTES_PER_TOKEN
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:

@@ -99,6 +99,10 @@ def test_every_request_ends_and_nothing_is_left_behind(profile: Profile, asks: l
     assert (engine.unfinished, engine.generating, engine._context_tokens) == (0, 0, 0)
     assert engine._pool.free == engine._pool.size
     assert (engine.shown.running, engine.shown.waiting, engine.shown.kv_usage) == (0, 0, 0)
+    counters, seen = engine.shown.counters, [one.request for one in outcomes if one.request.scheduled_at >= 0]
+    assert counters.prefix_queries == sum(request.prompt_tokens for request in seen)
+    assert counters.prefix_hits == sum(request.cached_tokens for request in seen)
+    assert counters.preemptions == sum(request.preempted for request in seen)
 
 
 @settings(max_examples=200, deadline=None)
