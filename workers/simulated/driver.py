@@ -45,12 +45,13 @@ class Driver:
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
+        self._stepped_at = -inf
 
-    def submit(self, request: Request, now: float) -> None:
-        """Take a request that arrives at the API server ``now``; it must fit the engine."""
-        at = self._frontend.reaches_engine_at(now, request.prompt_tokens)
+    def submit(self, request: Request, arrived: float) -> None:
+        """Take a request that arrived at the API server then; it must fit the engine."""
+        at = self._frontend.reaches_engine_at(arrived, request.prompt_tokens)
         heapq.heappush(self._arrivals, (at, next(self._numbers), request))
-        self._arm(now)
+        self._arm(self._clock())
 
     def abort(self, request: Request) -> None:
         """End a request. Does nothing to one that is over."""
@@ -83,7 +84,8 @@ class Driver:
         if self._arrivals and self._arrivals[0][0] <= min(due, now):
             at, _, request = heapq.heappop(self._arrivals)
             if not request.over:
-                self._engine.add(request, at)
+                # It may have been taken late; the engine's time does not go back.
+                self._engine.add(request, max(at, self._stepped_at))
             return True
         if due <= now:
             self._step()
@@ -93,6 +95,7 @@ class Driver:
     def _step(self) -> None:
         # Blocks are told of at the end of the step that they were given out for, so before the next one is planned.
         self._tell()
+        self._stepped_at = self._engine.due
         self._engine.advance()
         if self._engine.due == inf:
             self._tell()

@@ -12,10 +12,12 @@ from workers.simulated.metrics import FinishReason
 class Work:
     """What a request asks of the engine: ``choices`` answers of ``answer_tokens`` each (0: the prompt is only read).
 
-    ``prompts`` are the token ids of each prompt, each for the same number of choices; none where nobody needs them.
-    ``ttft_secs`` and ``token_secs`` are what the request itself says about times.
+    ``arrived`` is when the request's head had been read, on the monotonic clock. ``prompts`` are the token ids of each
+    prompt, each for the same number of choices; none where nobody needs them. ``ttft_secs`` and ``token_secs`` are what
+    the request itself says about times.
     """
 
+    arrived: float
     prompt_tokens: int
     answer_tokens: int
     prompts: tuple[bytes, ...] = ()

@@ -98,9 +98,9 @@ class Frontend:
         if known and method != ("GET" if path == "/v1/models" else "POST"):
             return self._replies.detail(request, 405, "Method Not Allowed")
         if text_api is not None:
-            return await self._generation.generate(request, text_api, body)
+            return await self._generation.generate(request, text_api, body, arrived=entry.arrived)
         if pooled_api is not None:
-            return await self._generation.pool(request, pooled_api(body))
+            return await self._generation.pool(request, pooled_api(body), arrived=entry.arrived)
         if path == "/v1/models":
             return self._replies.json(request, self._models())
         if method == "POST" or path == "/echo" or path.startswith("/echo/"):

@@ -28,11 +28,14 @@ class Generation:
         self._replies = replies
         self._worker = worker
 
-    async def generate(self, request: web.BaseRequest, api: TextApi, body: bytes) -> web.StreamResponse:
+    async def generate(
+        self, request: web.BaseRequest, api: TextApi, body: bytes, *, arrived: float
+    ) -> web.StreamResponse:
         """Answer with text. Raises ``ApiError``."""
         question = api.read(body)
         answer = self._plan(request, api, question)
         work = Work(
+            arrived=arrived,
             prompts=question.prompts,
             prompt_tokens=answer.prompt_tokens,
             answer_tokens=answer.tokens,
@@ -50,12 +53,13 @@ class Generation:
             await run.produce(answer.tokens)
         return self._replies.json(request, api.whole(replace(answer, cached_tokens=run.cached_tokens)))
 
-    async def pool(self, request: web.BaseRequest, pooled: Pooled) -> web.StreamResponse:
+    async def pool(self, request: web.BaseRequest, pooled: Pooled, *, arrived: float) -> web.StreamResponse:
         """Answer what needs no text. Raises ``ApiError``."""
         model = self._model(pooled.model)
         if pooled.needs_engine:
             self._check_length(pooled.prompt_tokens, 0)
             work = Work(
+                arrived=arrived,
                 prompt_tokens=pooled.prompt_tokens,
                 answer_tokens=0,
                 ttft_secs=_number(request.headers, "x-sim-ttft-secs", MAX_TTFT_SECS),

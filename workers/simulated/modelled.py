@@ -215,7 +215,8 @@ class ModelledEngine:
             self._publisher.close()
 
     def _submit(self, work: Work, run: ModelledRun) -> None:
-        now = time.monotonic()
+        # What reading the request takes here is part of what the model's API server takes for it.
+        now = work.arrived
         root = root_hash(lora=work.lora, cache_salt=work.cache_salt)
         if not work.prompts:
             self._submit_one(work, run, now, tokens=b"", hashes=(), prompt_tokens=max(work.prompt_tokens, 1))
