@@ -99,10 +99,13 @@ class ModelledRun:
         return min(there, limit) if limit >= token else there
 
     def abandon(self) -> None:
-        """End what is not finished."""
+        """End what is not finished, and let go of everything."""
         if self._unfinished:
             for request in self._requests:
                 self._driver.abort(request)
+        for request in self._requests:
+            # They refer to the request, and so would keep its tokens until the next full garbage collection.
+            request.on_first = request.on_end = _ignore
 
     def _there(self) -> int:
         if self._without_first:
@@ -124,6 +127,10 @@ class ModelledRun:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _ignore(at: float) -> None:
+    """Nobody wants to know."""
 
 
 class ModelledEngine:

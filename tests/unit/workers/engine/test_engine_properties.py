@@ -60,11 +60,14 @@ def times(outcomes: list[Outcome]) -> list[tuple[float, ...]]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(profile=profiles(), asks=scripts(), seed=st.integers(0, 1 << 32))
-def test_a_stretch_of_steps_is_the_same_as_its_steps_one_by_one(profile: Profile, asks: list[Ask], seed: int) -> None:
+@given(profile=profiles(), asks=scripts(), seed=st.integers(0, 1 << 32), most_steps=st.sampled_from([4, 1 << 30]))
+def test_a_stretch_of_steps_is_the_same_as_its_steps_one_by_one(
+    profile: Profile, asks: list[Ask], seed: int, most_steps: int
+) -> None:
     rng = random.Random(seed)
     looks = [rng.uniform(0, asks[-1].at + 0.5) for _ in range(20)]
-    bulk, single = Bench(Engine(profile)), Bench(Engine(profile, device=Device(most_steps=1)))
+    bulk = Bench(Engine(profile, device=Device(most_steps=most_steps)))
+    single = Bench(Engine(profile, device=Device(most_steps=1)))
 
     expected, found = single.run(asks, looks=looks), bulk.run(asks, looks=looks)
 
