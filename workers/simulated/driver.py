@@ -46,6 +46,7 @@ class Driver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = inf
         self._stepped_at = -inf
+        self._closed = False
 
     def submit(self, request: Request, arrived: float) -> None:
         """Take a request that arrived at the API server then; it must fit the engine."""
@@ -69,12 +70,13 @@ class Driver:
         """Do whatever is due; return the time."""
         now = self._clock()
         for _ in range(MOST_STEPS_AT_ONCE):
-            if not self._do_next(now):
+            if self._closed or not self._do_next(now):
                 break
         return now
 
     def close(self) -> None:
-        """Do nothing more."""
+        """Do nothing more, whoever asks."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._arrivals.clear()
@@ -114,7 +116,7 @@ class Driver:
     def _arm(self, now: float) -> None:
         """Wake for what comes next; an earlier timer is left as it is."""
         at = min(self._engine.due, self._arrivals[0][0] if self._arrivals else inf)
-        if at >= self._timer_at:
+        if at >= self._timer_at or self._closed:
             return
         if self._timer is not None:
             self._timer.cancel()

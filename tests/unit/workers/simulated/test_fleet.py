@@ -72,6 +72,22 @@ def test_a_taken_port_of_one_of_them_ends_all(profile: str) -> None:
     assert (ended.returncode, ended.stdout) == (3, "")
 
 
+async def test_requests_that_never_end_do_not_hold_up_the_end(profile: str, tmp_path: Path) -> None:
+    flags = ("--profile", profile, "--drain-secs", "0", "--kv-events-endpoint", f"ipc://{tmp_path}/{{n}}")
+    fleet = await asyncio.to_thread(SimulatedWorkers.start, *flags, workers=2)
+
+    def running() -> list[float]:
+        return [value(worker, "num_requests_running") for worker in fleet.workers]
+
+    with fleet:
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            for worker in fleet.workers:
+                group.create_task(_cut_off(session, worker.url))
+            await asyncio.to_thread(wait_until, lambda: running() == [1, 1], why="both run")
+            assert await asyncio.to_thread(fleet.stop) == 0
+        assert fleet.log() == ""
+
+
 async def test_workers_that_share_a_device_slow_each_other_down(profile: str) -> None:
     fleet = await asyncio.to_thread(SimulatedWorkers.start, "--profile", profile, "--device-share", workers=2)
     with fleet:
@@ -92,3 +108,8 @@ async def test_workers_that_share_a_device_slow_each_other_down(profile: str) ->
 async def _forever(session: aiohttp.ClientSession, url: str) -> None:
     async with session.post(f"{url}/v1/completions", json={"prompt": "y", "max_tokens": 100_000}) as response:
         await response.read()
+
+
+async def _cut_off(session: aiohttp.ClientSession, url: str) -> None:
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await _forever(session, url)

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,12 @@ def decode(frames: Frames) -> list[Any]:
     return batch
 
 
-def post(worker: WorkerCalls, **body: object) -> None:
+def post(worker: WorkerCalls, **body: object) -> int:
+    """Complete a prompt; returns how many of its tokens were cached."""
     status, answer = worker.call("POST", "/v1/completions", json.dumps({"max_tokens": 1, **body}).encode())
     assert status == 200, answer
+    cached: int = json.loads(answer)["usage"]["prompt_tokens_details"]["cached_tokens"]
+    return cached
 
 
 def connected(context: "zmq.Context[zmq.Socket[bytes]]", worker: WorkerCalls) -> Reader:
@@ -225,6 +229,48 @@ def test_counting_copies_tells_what_is_cached(worker: SimulatedWorker, reader: R
     assert 8 <= copies.total() <= 16
     assert all(copies[value] == 1 for ids in last for value in hashes[tuple(ids)])
     assert not any(copies[value] for value in hashes[(200,) * 16])
+
+
+class Follower:
+    """A router's record of one cache, made of events alone: copies of blocks by all the tokens up to their end."""
+
+    def __init__(self) -> None:
+        self.copies: collections.Counter[tuple[int, ...]] = collections.Counter()
+        self._prefixes: dict[int, tuple[int, ...]] = {}
+
+    def apply(self, event: dict[str, Any]) -> None:
+        if event["type"] == "AllBlocksCleared":
+            self.copies.clear()
+        elif event["type"] == "BlockRemoved":
+            self.copies[self._prefixes[event["block_hashes"][0]]] -= 1
+        else:
+            prefix = () if event["parent_block_hash"] is None else self._prefixes[event["parent_block_hash"]]
+            for place, block_hash in enumerate(event["block_hashes"]):
+                prefix += tuple(event["token_ids"][place * 4 : place * 4 + 4])
+                self._prefixes[block_hash] = prefix
+                self.copies[prefix] += 1
+
+    def predict(self, ids: list[int]) -> int:
+        """Tokens of a prompt that are cached."""
+        ends = range(4, len(ids), 4)
+        return next((end - 4 for end in ends if self.copies[tuple(ids[:end])] <= 0), len(ends) * 4)
+
+
+def test_what_a_prompt_will_find_cached_can_be_told_from_events_alone(worker: SimulatedWorker, reader: Reader) -> None:
+    rng, follower, position = random.Random(5), Follower(), 0
+    documents = [[rng.randrange(1 << 20) for _ in range(rng.choice([8, 17, 24]))] for _ in range(4)]
+    found = collections.Counter[int]()
+    for _ in range(150):
+        for frames in reader.replay(position):
+            position += 1
+            for event in decode(frames)[1]:
+                follower.apply(event)
+        ids = rng.choice(documents) + [rng.randrange(3) for _ in range(rng.randrange(10))]
+        expected = follower.predict(ids)
+        assert post(worker, prompt=ids, max_tokens=rng.choice([1, 3, 9])) == expected
+        found[expected] += 1
+
+    assert len(found) >= 4
 
 
 def test_several_workers_have_endpoints_by_number(
