@@ -33,9 +33,9 @@ def service_registry(*, state: ServiceState, metric_dir: Path) -> CollectorRegis
 
 WORKER_NUMBERS: tuple[tuple[str, str, Callable[[WorkerRow], float]], ...] = (
     (
-        "extproc_worker_prefill_tokens",
-        "Uncached prompt tokens on their way or in work.",
-        lambda row: row.prefill_tokens,
+        "extproc_worker_prefill_seconds",
+        "Seconds of prompt computation expected to be ahead of a new request.",
+        lambda row: row.prefill_secs,
     ),
     ("extproc_worker_decode_tokens", "Tokens that answers in flight may have.", lambda row: row.decode_tokens),
     (

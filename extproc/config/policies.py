@@ -54,6 +54,13 @@ class RoutingSettings:
         unit="seconds",
         low=0,
     )
+    attention_tokens: float = setting(
+        24_000,
+        "Context at which attention doubles the work of computing a prompt token (measured: 24,000 for an 8B model, "
+        "14,000 for 1B).",
+        unit="tokens",
+        low=1,
+    )
     assumed_answer_tokens: int = setting(
         256, "Length taken for an answer that the request does not limit.", unit="tokens", low=1, high=1_000_000
     )
@@ -163,13 +170,6 @@ class ExpectedLatencySettings:
     )
     eviction_weight: float = setting(
         0.5, "Weight of computing again what our blocks displace from a full cache.", low=0, high=100
-    )
-    attention_tokens: float = setting(
-        20_000,
-        "Context at which attention doubles the cost of a prompt token (measured: 24,000 for an 8B model, 14,000 for "
-        "1B).",
-        unit="tokens",
-        low=1,
     )
     cached_token_secs: float = setting(
         2.1e-6, "Cost of a prompt token that is cached already.", unit="seconds", low=0, high=1

@@ -2,12 +2,13 @@
 
 The time to the first byte of an answer is taken to be::
 
-    lone_secs + (uncached tokens + those queued before) / prefill rate + time until a seat is free
+    lone_secs + prompts queued before + work tokens / prefill rate + time until a seat is free
 
 Each answer corrects the number that it says most about: a short prompt at an idle worker the first, a long one at an
 idle worker the rate, any one at a worker with known seats the time after which one of them becomes free. Rates that the
-engine itself reports go before what is learned here. What teaches is the time of a whole answer, streamed or not: the
-headers of a streamed one come before its first token, and another's come with its last.
+engine itself reports go before what is learned here; they are in tokens, whatever context these had, so what is sent to
+a worker tells how much work a token is there (its *stretch*). What teaches is the time of a whole answer, streamed or
+not: the headers of a streamed one come before its first token, and another's come with its last.
 
 Whether requests wait for a seat, only the engine can say (``Engine.SEATS``): an answer that took its time may just have
 been long. While all seats are taken one becomes free as often as an answer ends, so each takes as many such times as
@@ -24,6 +25,8 @@ LONG_PROMPT_TOKENS = 1024
 MIN_SEAT_SECS, MAX_SEAT_SECS = 1e-6, 600.0
 MIN_PREFILL_RATE, MAX_PREFILL_RATE = 10.0, 1e7
 MAX_SECS = 3600.0
+STRETCH_MEMORY_TOKENS = 65_536
+"""After so many tokens the stretch known before has half of its weight, as a rate that an engine reports."""
 
 
 class SpeedLearner:
@@ -38,30 +41,39 @@ class SpeedLearner:
         self,
         slot: int,
         *,
-        uncached_tokens: int,
+        work_tokens: float,
         ahead: int,
-        ahead_tokens: int,
+        ahead_secs: float,
         elapsed_secs: float,
         streamed: bool = False,
     ) -> None:
         """Learn from an answer that is complete.
 
-        When it was sent there, so many requests were ``ahead`` of it, and ``ahead_tokens`` of theirs still to compute.
+        When it was sent there, so many requests were ``ahead`` of it, and their prompts still took ``ahead_secs``.
         """
         if not 0 <= elapsed_secs <= MAX_SECS:
             return
         if ahead <= 0:
             lone_secs = self._known(slot, Outcome.LONE_SECS)
-            if uncached_tokens <= SHORT_PROMPT_TOKENS or elapsed_secs < lone_secs:
+            if work_tokens <= SHORT_PROMPT_TOKENS or elapsed_secs < lone_secs:
                 self._learn(slot, Outcome.LONE_SECS, elapsed_secs)
-            elif uncached_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs and not streamed:
+            elif work_tokens >= LONG_PROMPT_TOKENS and elapsed_secs > lone_secs and not streamed:
                 # Answers are streamed because they are long: their prompts are the lesser part of their time.
-                self._learn_rate(slot, uncached_tokens / (elapsed_secs - lone_secs))
+                self._learn_rate(slot, work_tokens / (elapsed_secs - lone_secs))
         seats = self._told(slot, Engine.SEATS)
         if seats:
-            secs = elapsed_secs - (uncached_tokens + ahead_tokens) / self.prefill_rate(slot)
+            secs = elapsed_secs - work_tokens / self.prefill_rate(slot) - ahead_secs
             seat_secs = min(max(secs / max(ahead + 1, seats), MIN_SEAT_SECS), MAX_SEAT_SECS)
             self._learn(slot, Outcome.SEAT_SECS, seat_secs)
+
+    def sent(self, slot: int, *, new_tokens: int, work_tokens: float) -> None:
+        """Learn how much work a prompt token to compute is on the mean."""
+        if new_tokens <= 0:
+            return
+        at = slot * OUTCOME_ROW_NUMBERS + Outcome.PREFILL_STRETCH
+        known = self._numbers[at] or 1.0
+        weight = new_tokens / (new_tokens + STRETCH_MEMORY_TOKENS)
+        self._numbers[at] = known + weight * (work_tokens / new_tokens - known)
 
     def answer_ended(self, slot: int, *, secs: float) -> None:
         """Learn how long an answer took from its first byte to its end."""
@@ -72,16 +84,16 @@ class SpeedLearner:
         """How long an answer takes from its first byte to its end; 0 while unknown."""
         return self._number(slot, Outcome.ANSWER_SECS)
 
-    def first_byte_secs(self, slot: int, *, uncached_tokens: int, ahead: int) -> float:
+    def first_byte_secs(self, slot: int, *, work_tokens: float, ahead: int) -> float:
         """How long the first byte takes."""
         seats = self._told(slot, Engine.SEATS)
         queued = max(ahead + 1 - seats, 0.0) if seats else 0.0
         queue_secs = queued * (self._number(slot, Outcome.SEAT_SECS) or FIRST_SEAT_SECS)
-        return self._number(slot, Outcome.LONE_SECS) + uncached_tokens / self.prefill_rate(slot) + queue_secs
+        return self._number(slot, Outcome.LONE_SECS) + work_tokens / self.prefill_rate(slot) + queue_secs
 
     def prefill_rate(self, slot: int) -> float:
-        """Prompt tokens that a worker computes in a second: as it reports, as answers tell, or a first guess."""
-        reported = self._told(slot, Engine.PREFILL_RATE)
+        """Work tokens that a worker computes in a second: as it reports, as answers tell, or a first guess."""
+        reported = self._told(slot, Engine.PREFILL_RATE) * (self._number(slot, Outcome.PREFILL_STRETCH) or 1.0)
         return reported or self._known(slot, Outcome.PREFILL_RATE) or FIRST_PREFILL_RATE
 
     def _told(self, slot: int, number: Engine) -> float:

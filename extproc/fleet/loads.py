@@ -8,14 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from extproc.fleet.candidates import Candidates, PerCandidates
-from extproc.shm.layout import ENGINE_ROW_NUMBERS, Quantity
+from extproc.fleet.prefill import work_tokens
+from extproc.shm.layout import ENGINE_ROW_NUMBERS, MAX_WORKERS, OUTCOME_ROW_NUMBERS, Quantity
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 Floats = npt.NDArray[np.float64]
 N = TypeVar("N", float, Floats)
 
 FIRST_PREFILL_RATE = 8_000.0
-"""Prompt tokens a second that a worker is taken to compute until more is known of any."""
+"""Work tokens a second that a worker is taken to compute until more is known of any."""
 REQUEST_SECS = 0.004
 """What each request in flight is taken to add. Measured on vLLM, one more makes every step some 30 µs longer, which is
 8 ms for an answer of 256 tokens; half of that, as the first token counts most here."""
@@ -27,6 +28,8 @@ MAX_KV_USAGE = 0.999
 
 REREAD_SECS = 0.1
 """How old the learned speeds may be; they change slowly, and weighing them takes longer than all else here."""
+RATES_LAST_SECS = 10.0
+"""How long the rate that a worker was seen with stands for what is sent to it."""
 MAX_CANDIDATE_SETS = 64
 ALIKE, APART = 2.0, 3.0
 """A worker's speed that differs from the middling one by fewer times than the first is taken for noise, from the second
@@ -36,14 +39,14 @@ on for its own; in between, in part."""
 class Load(msgspec.Struct, Generic[N]):
     """The load of one worker, or of all candidates: then an array each, in the order of the candidates.
 
-    ``requests`` are in flight, those of other gateways included where the engine tells of them; ``prefill_tokens`` are
-    uncached prompt tokens on their way or in work there. ``kv_usage`` is the share of KV blocks that running requests
+    ``requests`` are in flight, those of other gateways included where the engine tells of them; ``busy_secs`` is how
+    long it will compute the prompts that were sent to it. ``kv_usage`` is the share of KV blocks that running requests
     use, and ``told`` 1 where its engine told so lately; else both are 0. ``queue_secs`` is the time until one of its
-    seats is free, as far as the engine is known to have no more, and ``prefill_rate`` is in tokens a second.
+    seats is free, as far as the engine is known to have no more, and ``prefill_rate`` is in work tokens a second.
     """
 
     requests: N
-    prefill_tokens: N
+    busy_secs: N
     kv_usage: N
     told: N
     queue_secs: N
@@ -52,11 +55,11 @@ class Load(msgspec.Struct, Generic[N]):
     def expected_wait_secs(self) -> N:
         """Return the time until a worker would begin with a prompt that is sent now.
 
-        The uncached tokens before it at the rate at which they are computed, the queue for a seat, a little for every
-        request, and a term that grows without bound as the KV cache fills: a full one preempts.
+        The prompts before it, the queue for a seat, a little for every request, and a term that grows without bound as
+        the KV cache fills: a full one preempts.
         """
         usage = self.kv_usage
-        wait = self.prefill_tokens / self.prefill_rate + self.queue_secs + self.requests * REQUEST_SECS
+        wait = self.busy_secs + self.queue_secs + self.requests * REQUEST_SECS
         return wait + KV_PRESSURE_SECS * usage / (1.0 - usage)
 
 
@@ -82,13 +85,25 @@ class _Speeds(NamedTuple):
 
 
 class FleetLoads:
-    """Reads the worker table for policies. ``clock`` is that of the table; older engine loads are not used."""
+    """Reads the worker table for policies, and knows what the work of a prompt takes.
 
-    def __init__(self, *, table: WorkerTable, clock: Callable[[], float], stale_secs: float) -> None:
+    ``clock`` is that of the table; engine loads older than ``stale_secs`` are not used. ``attention_tokens`` is the
+    context at which a prompt token is twice the work.
+    """
+
+    def __init__(
+        self, *, table: WorkerTable, clock: Callable[[], float], stale_secs: float, attention_tokens: float
+    ) -> None:
         self._table = table
         self._clock = clock
         self._stale_secs = stale_secs
+        self._attention_tokens = attention_tokens
         self._speeds: PerCandidates[_Speeds] = PerCandidates(MAX_CANDIDATE_SETS)
+        self._busy_until = table.outcomes[:, Outcome.BUSY_UNTIL]
+        self._rates = np.zeros(MAX_WORKERS)
+        self._rates_until = np.zeros(MAX_WORKERS)
+        # Single numbers are read several times faster so.
+        self._rate_numbers, self._rate_untils = self._rates.data, self._rates_until.data
 
     def requests(self, candidates: Candidates) -> Floats:
         """Return the requests in flight to each candidate, for policies that look at nothing else."""
@@ -107,19 +122,19 @@ class FleetLoads:
     def read(self, candidates: Candidates) -> Load[Floats]:
         """Return the load of all candidates."""
         slots = candidates.slots
-        in_flight = self._table.sums(candidates.high)[:2].take(slots, axis=1).astype(np.float64)
+        own = self._table.totals(Quantity.REQUESTS, candidates.high).take(slots)
         engines = self._table.engines.take(slots, axis=0).T
         now = self._clock()
         told = self._fresh(engines[Engine.SCRAPED_AT], now).astype(np.float64)
         speeds = self._speeds_of(candidates, now)
-        requests = in_flight[Quantity.REQUESTS] + engines[Engine.ELSEWHERE] * told
+        requests = own + engines[Engine.ELSEWHERE] * told
         queue_secs = speeds.no_queues
         if speeds.any_seats:
             seats = np.maximum(speeds.seats, engines[Engine.RUNNING])
             queue_secs = np.maximum(requests + 1 - seats, 0.0) * speeds.seat_secs
         return Load(
             requests=requests,
-            prefill_tokens=in_flight[Quantity.PREFILL_TOKENS],
+            busy_secs=np.maximum(self._busy_until[slots] - now, 0.0),
             kv_usage=np.minimum(engines[Engine.KV_USAGE] * told, MAX_KV_USAGE),
             told=told,
             queue_secs=queue_secs,
@@ -131,20 +146,31 @@ class FleetLoads:
         table = self._table
         slot = candidates.workers[position].slot
         now = self._clock()
-        own, prefill_tokens = table.at(slot)
         numbers, row = table.engine_numbers, slot * ENGINE_ROW_NUMBERS
         told = float(now - numbers[row + Engine.SCRAPED_AT] <= self._stale_secs)
         speeds = self._speeds_of(candidates, now)
-        requests = own + numbers[row + Engine.ELSEWHERE] * told
+        requests = table.requests_at(slot) + numbers[row + Engine.ELSEWHERE] * told
         seats = max(float(speeds.seats[position]), numbers[row + Engine.RUNNING])
         return Load(
             requests=requests,
-            prefill_tokens=float(prefill_tokens),
+            busy_secs=max(table.outcome_numbers[slot * OUTCOME_ROW_NUMBERS + Outcome.BUSY_UNTIL] - now, 0.0),
             kv_usage=min(numbers[row + Engine.KV_USAGE] * told, MAX_KV_USAGE),
             told=told,
             queue_secs=max(requests + 1 - seats, 0.0) * float(speeds.seat_secs[position]),
             prefill_rate=float(speeds.prefill_rate[position]),
         )
+
+    def work_tokens(self, new: N, cached: N) -> N:
+        """Return the work of computing ``new`` prompt tokens after ``cached`` ones."""
+        return work_tokens(new, cached, attention_tokens=self._attention_tokens)
+
+    def prefill_secs(self, load: Load[N], new: N, cached: N) -> N:
+        """Return how long workers of that load would compute ``new`` prompt tokens after ``cached`` ones."""
+        return self.work_tokens(new, cached) / load.prefill_rate
+
+    def prefill_rate_at(self, slot: int, *, now: float) -> float:
+        """Return the rate of work that the last load of a worker had; 0 where none was read lately."""
+        return self._rate_numbers[slot] if now < self._rate_untils[slot] else 0.0
 
     def room(self, candidates: Candidates) -> CacheRoom:
         """Return how full the candidates' caches are."""
@@ -166,11 +192,14 @@ class FleetLoads:
             return speeds
         engines = self._table.engines.take(candidates.slots, axis=0).T
         outcomes = self._table.outcomes.take(candidates.slots, axis=0).T
+        rates = evened(_prefill_rates(engines, outcomes), otherwise=FIRST_PREFILL_RATE, best=np.max)
+        self._rates[candidates.slots] = rates
+        self._rates_until[candidates.slots] = now + RATES_LAST_SECS
         return self._speeds.keep(
             candidates,
             _Speeds(
                 until=now + REREAD_SECS,
-                prefill_rate=evened(_prefill_rates(engines, outcomes), otherwise=FIRST_PREFILL_RATE, best=np.max),
+                prefill_rate=rates,
                 seat_secs=evened(outcomes[Outcome.SEAT_SECS], otherwise=FIRST_SEAT_SECS, best=np.min),
                 seats=_seats(engines),
                 any_seats=bool(engines[Engine.SEATS].any()),
@@ -180,8 +209,11 @@ class FleetLoads:
 
 
 def _prefill_rates(engines: Floats, outcomes: Floats) -> Floats:
-    """Return what is known of the prefill rate of each worker; 0 is nothing."""
-    reported, learned = engines[Engine.PREFILL_RATE], outcomes[Outcome.PREFILL_RATE]
+    """Return what is known of each worker's rate of work; 0 is nothing."""
+    # What engines report is in tokens, whatever context these had.
+    stretch = outcomes[Outcome.PREFILL_STRETCH]
+    reported = engines[Engine.PREFILL_RATE] * np.where(stretch > 0, stretch, 1.0)
+    learned = outcomes[Outcome.PREFILL_RATE]
     if reported.any():
         # Of an engine that will tell, what is guessed from whole answers is worth less than what others tell.
         learned = np.where(engines[Engine.SCRAPED_AT] > 0, 0.0, learned)

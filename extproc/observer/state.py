@@ -1,7 +1,7 @@
 """The service as it stands in shared memory, for the admin server."""
 
 from collections.abc import Callable, Sequence
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 
 from extproc.admin.state import ProcessStatus
 from extproc.fleet.worker import Worker
@@ -34,14 +34,18 @@ class SharedState:
         self._token_store = token_store
         self.prefix_index: Callable[[], IndexState] = prefixes.state
         self._processes = processes
+        self._table = table
         self.in_flight: Callable[[], Sequence[int]] = table.in_flight
-        self.worker_row: Callable[[int], WorkerRow] = table.row
         self.workers: Callable[[], tuple[Worker, ...]] = workers
 
     @property
     def fleet_generation(self) -> int:
         """The published fleet's generation; 0 when there is none."""
         return self._document.generation
+
+    def worker_row(self, slot: int) -> WorkerRow:
+        """The load, engine and breaker of the worker in a slot."""
+        return self._table.row(slot, now=monotonic())
 
     def token_cache(self) -> StoreState | None:
         """How full the token cache is; None when there is none."""

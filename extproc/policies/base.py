@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from extproc.index.block_hash import Hashes
 from extproc.index.sticky_map import Sticky
 
 Floats = npt.NDArray[np.float64]
+N = TypeVar("N", float, Floats)
 
 
 class Needs(IntEnum):
@@ -105,6 +106,9 @@ class Loads(Protocol):
 
     def read_one(self, candidates: Candidates, position: int) -> Load[float]:
         """The load of one candidate."""
+
+    def prefill_secs(self, load: Load[N], new: N, cached: N) -> N:
+        """How long workers of that load would compute ``new`` prompt tokens after ``cached`` ones."""
 
     def room(self, candidates: Candidates) -> CacheRoom:
         """How full the candidates' caches are."""

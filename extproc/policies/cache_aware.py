@@ -51,7 +51,7 @@ class CacheAware:
         if float(blocks.max()) * prompt.block_size <= self._parameters.cache_threshold * len(prompt.ids):
             order, reason = self._ranking.lowest(wait), Reason.NO_MATCH
         else:
-            done = wait + PRICE_OF_WORK * (len(prompt.ids) - matched) / load.prefill_rate
+            done = wait + PRICE_OF_WORK * self._loads.prefill_secs(load, len(prompt.ids) - matched, matched)
             order, reason = self._affine(blocks, wait, done, load.requests)
         return Choice(picked(candidates, order), reason, int(matched[order[0]]))
 

@@ -1,10 +1,10 @@
 """``expected_latency``: one cost in seconds instead of thresholds; the lowest wins.
 
-For each candidate, from rates learned of that worker and exact tokens in flight over all processes:
+For each candidate, from rates learned of that worker and what all processes have sent there:
 
-* *wait*: the uncached prompt tokens before ours at its rate, the queue where its seats are taken, a little for each
+* *wait*: the prompts before ours that it has to compute, the queue where its seats are taken, a little for each
   request in flight, and the pressure of a full KV cache;
-* *prefill*: our own uncached tokens at its rate, dearer with the context they attend to, and a little for every cached
+* *prefill*: our own uncached tokens at its rate, which are more work in a longer context, and a little for every cached
   one (measured on vLLM: cached tokens are cheap, not free);
 * *work*: a share, ``work_weight``, of the time in which we compute: whoever comes next waits for it;
 * *stall*: our prefill holds up every answer that it is generating, weighted by ``stall_weight``;
@@ -43,7 +43,7 @@ class ExpectedLatency:
         load = self._loads.read(candidates)
         cached = self._cached_tokens(request, candidates)
         new = prompt_tokens_of(request) - cached
-        compute = new / load.prefill_rate * (1.0 + (cached + new / 2) / parameters.attention_tokens)
+        compute = self._loads.prefill_secs(load, new, cached)
         wait = load.expected_wait_secs()
         prefill = compute + cached * parameters.cached_token_secs
         work = parameters.work_weight * compute

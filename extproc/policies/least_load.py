@@ -1,8 +1,8 @@
 """``least_load``: the candidate that is expected to begin with the prompt soonest.
 
-The score is the time for the uncached prompt tokens that are on their way or in work there, at the worker's own learned
-rate, a little for every request in flight, and a term that grows without bound as its KV cache fills; the lowest wins.
-Tokens count from the choice to the first byte of the answer.
+The score is the time for the prompts that it has to compute, uncached tokens and the context that they attend to at the
+worker's own learned rate, a little for every request in flight, and a term that grows without bound as its KV cache
+fills; the lowest wins. A prompt counts from the choice on, and less with every moment in which it should be in work.
 
 When to use it: prompts of very different length that share little. State: none of its own; it reads the load that all
 processes share. Fall-backs: the next lowest scores. Source of the rule: the Shepherd Model Gateway's policy of that

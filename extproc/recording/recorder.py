@@ -179,9 +179,8 @@ class Recorder:
         step_secs = self._engines[worker.slot * ENGINE_ROW_NUMBERS + Engine.DECODE_STEP_SECS]
         if step_secs > 0 and recorded.output_length and flight.status < _REFUSED:
             prefill_rate = self._engines[worker.slot * ENGINE_ROW_NUMBERS + Engine.PREFILL_RATE]
-            secs = ended - flight.started
-            if prefill_rate > 0:
-                secs -= (flight.ahead_tokens + flight.uncached_tokens) / prefill_rate
+            # What was foretold of its prompt means something once the engine has told its rate.
+            secs = ended - (max(flight.done_at, flight.started) if prefill_rate > 0 else flight.started)
             most = recorded.output_length if recorded.output_from == "limit" else MAX_OUTPUT_TOKENS
             recorded.output_length = min(max(round(secs / step_secs), 1), most)
             recorded.output_from = "time"

@@ -72,18 +72,13 @@ class Deciding:
             clock=monotonic,
             on_ignored=metrics.fallbacks.labels("breakers_ignored").inc,
         )
-        context = PolicyContext(
-            max_endpoints=routing.max_endpoints,
-            rng=random.Random(),  # noqa: S311 - spreads load, keeps no secret
+        loads = FleetLoads(
+            table=table,
             clock=monotonic,
-            parameters=settings.policy_parameters,
-            turns=SharedCounter(segment, counter=ROUND_ROBIN_COUNTER, process_slot=process_slot),
-            loads=FleetLoads(table=table, clock=monotonic, stale_secs=settings.fleet.load_stale_secs),
-            prefixes=prefixes,
-            stickies=StickyMap(segment.part(Part.STICKY_MAP)),
-            lengths=LengthColumns(segment, process_slot=process_slot),
-            options={},
+            stale_secs=settings.fleet.load_stale_secs,
+            attention_tokens=routing.attention_tokens,
         )
+        context = _context(settings, segment, process_slot=process_slot, loads=loads, prefixes=prefixes)
         try:
             selector = _selector(settings, context, metrics)
             hooks = make_hooks(settings.hooks.enabled, settings.plugins)
@@ -94,6 +89,7 @@ class Deciding:
             table=table,
             prefixes=prefixes,
             breakers=self.breakers,
+            work=loads,
             worker_at=fleet.at,
             clock=monotonic,
             assumed_answer_tokens=routing.assumed_answer_tokens,
@@ -139,6 +135,23 @@ def _recorder(settings: Settings, segment: Segment, table: WorkerTable, row: Pro
         clock=monotonic,
         assumed_answer_tokens=settings.routing.assumed_answer_tokens,
         on_begun=row.begin_recording,
+    )
+
+
+def _context(
+    settings: Settings, segment: Segment, *, process_slot: int, loads: FleetLoads, prefixes: PrefixIndex
+) -> PolicyContext:
+    return PolicyContext(
+        max_endpoints=settings.routing.max_endpoints,
+        rng=random.Random(),  # noqa: S311 - spreads load, keeps no secret
+        clock=monotonic,
+        parameters=settings.policy_parameters,
+        turns=SharedCounter(segment, counter=ROUND_ROBIN_COUNTER, process_slot=process_slot),
+        loads=loads,
+        prefixes=prefixes,
+        stickies=StickyMap(segment.part(Part.STICKY_MAP)),
+        lengths=LengthColumns(segment, process_slot=process_slot),
+        options={},
     )
 
 

@@ -1,12 +1,11 @@
 """What a routed request weighs, from its choice to the end of its answer, and what its answer tells.
 
 =========================  =====================================================================================
-at the choice              one request, its uncached prompt tokens and the tokens its answer may have are counted
-                           at the chosen worker, and its prefix is recorded there
-when they should be done   the prompt tokens are given back: after those that were there before, at the worker's
-                           rate
+at the choice              one request and the tokens its answer may have are counted at the chosen worker, its prompt
+                           is queued there for as long as it takes to compute, and its prefix is recorded there
+as time goes by            the queue becomes shorter by itself
 at the response headers    what another worker has served moves there; workers that were tried in vain have failed
-at the end, however        everything is given back, and the speed of a whole answer is learned
+at the end, however        everything that is left is given back, and the speed of a whole answer is learned
 =========================  =====================================================================================
 
 Nothing that is seen of an answer says when its prompt was done. vLLM sends the headers of a *streamed* answer at once,
@@ -18,7 +17,6 @@ still running then, so it *lingers*: it is given back when its expected time is 
 that it has fewer requests than we think.
 """
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -28,13 +26,13 @@ import msgspec
 from extproc.api.request import RoutingRequest
 from extproc.fleet.breaker import Breakers
 from extproc.fleet.learning import SpeedLearner
+from extproc.fleet.prefill import PrefillQueues
 from extproc.fleet.worker import Worker
 from extproc.index.block_hash import Hashes
 from extproc.policies.base import Choice, prompt_tokens_of
 from extproc.shm.worker_table import Engine, LoadColumn, WorkerTable
 
 SERVER_ERROR = 500
-MAX_PREFILL_SECS = 600.0
 MAX_LINGER_SECS = 120.0
 FIRST_ANSWER_SECS = 5.0
 """How long an answer is taken to be until some are seen."""
@@ -53,25 +51,37 @@ class PrefixRecord(Protocol):
         """Note that a worker does not hold these blocks."""
 
 
+class PromptWork(Protocol):
+    """What computing prompts takes (:class:`extproc.fleet.loads.FleetLoads`)."""
+
+    def work_tokens(self, new: float, cached: float) -> float:
+        """The work of computing ``new`` tokens after ``cached`` ones."""
+
+    def prefill_rate_at(self, slot: int, *, now: float) -> float:
+        """The rate of work of a worker that its policy was told lately; 0 where it was not."""
+
+
 class Flight(msgspec.Struct, eq=False):
     """One request in flight.
 
-    ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests and
-    ``ahead_tokens`` the uncached prompt tokens that were there before it; ``prefill_tokens`` is what it counts for
-    still. ``answered_at`` and ``status`` are 0 until the response headers are seen. ``headers_first`` is whether they
-    came before the answer, and ``streamed`` whether they did and from the worker that was chosen. ``early``: the stream
-    has ended, the answer perhaps not. ``trial`` is what the breakers want to know of it when nothing becomes of it, 0
-    when it is no trial.
+    ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests that
+    were there before it, and ``ahead_secs`` is how long their prompts still took. Its own, of which ``uncached_tokens``
+    are to compute, should be in work from ``begins_at`` to ``done_at``. ``answered_at`` and ``status`` are 0 until
+    the response headers are seen. ``headers_first`` is whether they came before the answer, and ``streamed`` whether
+    they did and from the worker that was chosen. ``early``: the stream has ended, the answer perhaps not. ``trial`` is
+    what the breakers want to know of it when nothing becomes of it, 0 when it is no trial.
     """
 
     tried: tuple[Worker, ...]
     worker: Worker
     started: float
     ahead: int
-    ahead_tokens: int
     uncached_tokens: int
-    prefill_tokens: int
     answer_tokens: int
+    work_tokens: float = 0.0
+    ahead_secs: float = 0.0
+    begins_at: float = 0.0
+    done_at: float = 0.0
     hashes: Hashes | None = None
     news: Hashes | None = None
     answered_at: float = 0.0
@@ -98,6 +108,7 @@ class Accounts:
         table: WorkerTable,
         prefixes: PrefixRecord,
         breakers: Breakers,
+        work: PromptWork,
         worker_at: Callable[[str], Worker | None],
         clock: Callable[[], float],
         assumed_answer_tokens: int,
@@ -106,42 +117,38 @@ class Accounts:
         self._table = table
         self._prefixes = prefixes
         self._breakers = breakers
+        self._work = work
         self._learner = SpeedLearner(table)
+        self._queues = PrefillQueues(table)
         self._worker_at = worker_at
         self._clock = clock
         self._assumed_answer_tokens = assumed_answer_tokens
         self._lingering: deque[tuple[float, Flight]] = deque()
-        self._prefilling: list[tuple[float, int, Flight]] = []
-        self._prefills = 0
 
     def start(self, request: RoutingRequest, choice: Choice, *, record: bool) -> Flight:
         """Count a request at the first worker of a choice; ``record`` its prefix there, for policies that look."""
         now = self._clock()
-        if self._prefilling:
-            self._return_prefills(now)
         worker = choice.workers[0]
         tokens = prompt_tokens_of(request)
         answer_tokens = self._assumed_answer_tokens
         if request.body is not None:
             answer_tokens = request.body.answer_tokens(answer_tokens)
-        ahead, ahead_tokens = self._table.at(worker.slot)
         flight = Flight(
             tried=choice.workers,
             worker=worker,
             started=now,
-            ahead=ahead,
-            ahead_tokens=ahead_tokens,
+            ahead=self._table.requests_at(worker.slot),
             uncached_tokens=tokens,
-            prefill_tokens=tokens,
             answer_tokens=answer_tokens,
         )
         news = self._record(flight, request, choice) if record and request.prompts else 0
-        self._column.add(
-            worker.slot, requests=1, prefill_tokens=flight.prefill_tokens, decode_tokens=flight.answer_tokens
-        )
+        flight.work_tokens = self._work.work_tokens(flight.uncached_tokens, tokens - flight.uncached_tokens)
+        self._queue(flight, now)
+        flight.ahead_secs = flight.begins_at - now
+        self._learner.sent(worker.slot, new_tokens=flight.uncached_tokens, work_tokens=flight.work_tokens)
+        self._column.add(worker.slot, requests=1, decode_tokens=answer_tokens)
         self._column.note_sent(worker.slot, tokens=tokens, blocks=news)
         flight.trial = self._breakers.try_out(worker.slot)
-        self._return_later(flight, now)
         return flight
 
     def answered(self, flight: Flight, *, status: int, served: str, streamed: bool) -> None:
@@ -164,8 +171,11 @@ class Accounts:
             flight.streamed = streamed
             if not streamed:
                 self._learn(flight, now)
+        elif server is not None and streamed:
+            # These headers come before the prompt is computed, so it is queued there from now on.
+            self._queue(flight, now)
         if failed or not streamed:
-            self._return_prefill(flight)
+            self._unqueue(flight, now)
         flight.hashes = flight.news = None
 
     def finish(self, flight: Flight, *, early: bool = False) -> None:
@@ -177,9 +187,9 @@ class Accounts:
         if early and len(self._lingering) < MAX_LINGERING:
             self._linger(flight)
             return
-        self._end(flight)
+        now = self._clock()
+        self._end(flight, now)
         if flight.answered_at:
-            now = self._clock()
             self._learner.answer_ended(flight.worker.slot, secs=now - flight.answered_at)
             if flight.streamed:
                 self._learn(flight, now)
@@ -187,20 +197,19 @@ class Accounts:
     def sweep(self) -> None:
         """Give back what its expected time, or the engine, says is done. Call regularly."""
         now = self._clock()
-        self._return_prefills(now)
         for _ in range(len(self._lingering)):
             due, flight = self._lingering.popleft()
             if now >= due or self._is_gone(flight):
-                self._end(flight)
+                self._end(flight, now)
             else:
                 self._lingering.append((due, flight))
 
     def _learn(self, flight: Flight, now: float) -> None:
         self._learner.answered(
             flight.worker.slot,
-            uncached_tokens=flight.uncached_tokens,
+            work_tokens=flight.work_tokens,
             ahead=flight.ahead,
-            ahead_tokens=flight.ahead_tokens,
+            ahead_secs=flight.ahead_secs,
             elapsed_secs=now - flight.started,
             streamed=flight.streamed,
         )
@@ -212,7 +221,7 @@ class Accounts:
         known = (len(prompt.block_hashes) - len(flight.news)) * prompt.block_size
         cached = known if choice.matched_tokens is None else choice.matched_tokens
         # The engine computes the last token's block again even where it holds all of them.
-        flight.uncached_tokens = flight.prefill_tokens = max(flight.uncached_tokens - cached, 1)
+        flight.uncached_tokens = max(flight.uncached_tokens - cached, 1)
         return len(flight.news)
 
     def _served_by_another(self, flight: Flight, server: Worker | None, served: str) -> None:
@@ -221,7 +230,7 @@ class Accounts:
             if worker.address == served:
                 break
             self._breakers.failed(worker.slot)
-        self._return_prefill(flight)
+        self._unqueue(flight, flight.answered_at)
         self._take_back(flight)
         if server is None:
             return
@@ -237,27 +246,21 @@ class Accounts:
         if flight.news is not None:
             self._prefixes.forget(flight.news, flight.worker.slot)
 
-    def _return_later(self, flight: Flight, now: float) -> None:
-        """Give the prompt's tokens back when the worker should be done with them."""
-        rate = self._learner.prefill_rate(flight.worker.slot)
-        due = flight.started + min((flight.ahead_tokens + flight.prefill_tokens) / rate, MAX_PREFILL_SECS)
-        if due <= now:
-            self._return_prefill(flight)
-            return
-        self._prefills += 1
-        heapq.heappush(self._prefilling, (due, self._prefills, flight))
+    def _queue(self, flight: Flight, now: float) -> None:
+        """Put a prompt at the end of what its worker has to compute."""
+        slot = flight.worker.slot
+        # The very rate that the policy has weighed with, so that the next one sees what this one has foretold.
+        rate = self._work.prefill_rate_at(slot, now=now) or self._learner.prefill_rate(slot)
+        flight.begins_at, flight.done_at = self._queues.put(slot, flight.work_tokens / rate, now=now)
 
-    def _return_prefills(self, now: float) -> None:
-        while self._prefilling and self._prefilling[0][0] <= now:
-            self._return_prefill(heapq.heappop(self._prefilling)[2])
+    def _unqueue(self, flight: Flight, now: float) -> None:
+        """Take out what should be left of a prompt that its worker does not, or need not, compute any more."""
+        if flight.done_at > now:
+            self._queues.give_back(flight.worker.slot, flight.begins_at, flight.done_at, now=now)
+            flight.done_at = flight.begins_at = now
 
-    def _return_prefill(self, flight: Flight) -> None:
-        if flight.prefill_tokens:
-            self._column.add(flight.worker.slot, prefill_tokens=-flight.prefill_tokens)
-            flight.prefill_tokens = 0
-
-    def _end(self, flight: Flight) -> None:
-        self._return_prefill(flight)
+    def _end(self, flight: Flight, now: float) -> None:
+        self._unqueue(flight, now)
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         if not flight.answered_at:
             self._breakers.give_up(flight.worker.slot, flight.trial)
@@ -269,7 +272,7 @@ class Accounts:
         slot = flight.worker.slot
         secs = self._learner.answer_secs(slot) or FIRST_ANSWER_SECS
         if not flight.answered_at:
-            secs += self._learner.first_byte_secs(slot, uncached_tokens=flight.uncached_tokens, ahead=flight.ahead)
+            secs += self._learner.first_byte_secs(slot, work_tokens=flight.work_tokens, ahead=flight.ahead)
         flight.hashes = flight.news = None
         self._lingering.append((self._clock() + min(secs, MAX_LINGER_SECS), flight))
 

@@ -7,7 +7,6 @@ Where that cannot be known there is no limit.
 """
 
 from extproc.api.request import RoutingRequest
-from extproc.fleet.learning import SpeedLearner
 from extproc.routing.accounting import Flight
 from extproc.shm.worker_table import Engine, WorkerTable
 
@@ -23,7 +22,6 @@ class Patience:
 
     def __init__(self, *, table: WorkerTable, base_secs: float) -> None:
         self._table = table
-        self._learner = SpeedLearner(table)
         self._base_secs = base_secs
 
     def attempt_secs(self, request: RoutingRequest, flight: Flight) -> int:
@@ -32,7 +30,7 @@ class Patience:
         if not self._base_secs or body is None:
             return 0
         slot = flight.worker.slot
-        expected_secs = (flight.ahead_tokens + flight.uncached_tokens) / self._learner.prefill_rate(slot)
+        expected_secs = flight.done_at - flight.started
         if not body.stream and body.has_answer:
             tokens = body.answer_tokens(0)
             if not tokens:

@@ -6,15 +6,15 @@
     0           256         header: magic, version, size, where the optional parts lie, ...  (segment.py)
     256         8,192       process table: 64 rows of 16 words                               (processes.py)
     8,448       8,192       counters: 64 processes x 16 cells                                (counters.py)
-    16,640      2,621,440   load columns: 64 processes x 5 quantities x 1024 worker slots    (worker_table.py)
-    2,638,080   131,072     engine rows: 1024 worker slots x 16 numbers                      (worker_table.py)
-    2,769,152   65,536      outcome rows: 1024 worker slots x 8 numbers                      (worker_table.py)
-    2,834,688   131,072     admission columns: 64 processes x 2 quantities x 128 models      (admission.py)
-    2,965,760   32,768      length columns: 64 processes x 64 classes of prompt length       (lengths.py)
-    2,998,528   64          fleet document: the generation in force                          (fleet.py)
-    2,998,592   2 x 64      fleet document: head of either buffer
-    2,998,720   2 x 1 MiB   fleet document: the two buffers
-    5,099,520   configured  the optional parts, one after the other, each on a page:
+    16,640      2,097,152   load columns: 64 processes x 4 quantities x 1024 worker slots    (worker_table.py)
+    2,113,792   131,072     engine rows: 1024 worker slots x 16 numbers                      (worker_table.py)
+    2,244,864   131,072     outcome rows: 1024 worker slots x 16 numbers                     (worker_table.py)
+    2,375,936   131,072     admission columns: 64 processes x 2 quantities x 128 models      (admission.py)
+    2,507,008   32,768      length columns: 64 processes x 64 classes of prompt length       (lengths.py)
+    2,539,776   64          fleet document: the generation in force                          (fleet.py)
+    2,539,840   2 x 64      fleet document: head of either buffer
+    2,539,968   2 x 1 MiB   fleet document: the two buffers
+    4,640,768   configured  the optional parts, one after the other, each on a page:
                             token store (token_store.py), prefix index (index/prefix_index.py),
                             sticky map (index/sticky_map.py)
 
@@ -31,7 +31,7 @@ through; ``VERSION`` is raised with every change of this file, and attaching to 
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"extproc\0", "little")
-VERSION = 3
+VERSION = 4
 
 WORD_BYTES = 8
 CACHE_LINE_BYTES = 64
@@ -63,13 +63,11 @@ class Quantity(IntEnum):
 
     REQUESTS = 0
     """Requests in flight."""
-    PREFILL_TOKENS = 1
-    """Prompt tokens in flight that the worker has to compute: the uncached ones, until the first byte."""
-    DECODE_TOKENS = 2
+    DECODE_TOKENS = 1
     """Tokens that the answers of the requests in flight may have."""
-    SENT_TOKENS = 3
+    SENT_TOKENS = 2
     """Prompt tokens ever sent there. Only grows."""
-    RECORDED_BLOCKS = 4
+    RECORDED_BLOCKS = 3
     """Blocks that the prefix index ever learned to be there. Only grows."""
 
 
@@ -87,7 +85,7 @@ ENGINE_ROW_NUMBERS = 16
 ENGINE_ROWS_OFFSET = LOAD_COLUMNS_OFFSET + LOAD_COLUMNS_BYTES
 ENGINE_ROWS_BYTES = MAX_WORKERS * ENGINE_ROW_NUMBERS * WORD_BYTES
 
-OUTCOME_ROW_NUMBERS = 8
+OUTCOME_ROW_NUMBERS = 16
 OUTCOME_ROWS_OFFSET = ENGINE_ROWS_OFFSET + ENGINE_ROWS_BYTES
 OUTCOME_ROWS_BYTES = MAX_WORKERS * OUTCOME_ROW_NUMBERS * WORD_BYTES
 

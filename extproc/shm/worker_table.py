@@ -4,13 +4,12 @@ Who a worker is (id, address, models, state, health, adapters) stands in the fle
 gives it its slot. Here is what changes with every request and every scrape::
 
     load columns    process 0    REQUESTS         [ slot 0 | slot 1 | ... | slot 1023 ]
-                                 PREFILL_TOKENS   [ ... ]
                                  DECODE_TOKENS    [ ... ]
                                  SENT_TOKENS      [ ... ]
                                  RECORDED_BLOCKS  [ ... ]
                     process 1    REQUESTS ...
     engine rows     slot 0       [ scraped_at | running | waiting | ... 16 numbers ]
-    outcome rows    slot 0       [ failures | open_until | ... 8 numbers ]
+    outcome rows    slot 0       [ failures | open_until | ... 16 numbers ]
 
 * **Load columns** (signed words). A process writes its own column and nobody else's, so nothing is lost without a lock.
   Everybody reads, by summing over processes. A torn read: every number is read whole, but they are read one after the
@@ -19,8 +18,9 @@ gives it its slot. Here is what changes with every request and every scrape::
 * **Engine rows** (floats). Written by the observer alone: what the worker's ``/metrics`` said last, and rates learned
   from it. ``scraped_at`` is written last, but a reader may see numbers of two scrapes together; each is true by itself.
 * **Outcome rows** (floats). Written by whichever router sees an answer or its absence: the breaker, and what answers
-  tell of the worker's speed. Two routers that write at the same moment may lose one of two updates: a failure is
-  counted once instead of twice, an average moves one step instead of two. No decision's correctness depends on it.
+  tell of the worker's speed; and by whichever sends a request: how long the worker is busy with prompts. Two routers
+  that write at the same moment may lose one of two updates: a failure is counted once instead of twice, an average
+  moves one step instead of two, one prompt of two is not queued. No decision's correctness depends on it.
 
 Times are seconds of ``time.monotonic``, the same clock in all processes of a machine.
 """
@@ -54,7 +54,7 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _COLUMN_WORDS = len(Quantity) * MAX_WORKERS
-_IN_FLIGHT_QUANTITIES = 3
+_IN_FLIGHT_QUANTITIES = 2
 _IN_FLIGHT_BYTES = _IN_FLIGHT_QUANTITIES * MAX_WORKERS * WORD_BYTES
 _NO_FLIGHTS = bytes(_IN_FLIGHT_BYTES)
 assert Quantity.DECODE_TOKENS < _IN_FLIGHT_QUANTITIES <= Quantity.SENT_TOKENS, "what is in flight is cleared as one"
@@ -100,11 +100,15 @@ class Outcome(IntEnum):
     SEAT_SECS = 4
     """How often one of its seats becomes free when all are taken: the time between two answers; learned."""
     PREFILL_RATE = 5
-    """Prompt tokens a second, learned from answers."""
+    """Work tokens (:mod:`extproc.fleet.prefill`) a second, learned from answers."""
     LONE_SECS = 6
     """Time to the first byte of a short prompt at a worker that has nothing else to do; learned."""
     ANSWER_SECS = 7
     """Time from the first byte of an answer to its end; learned."""
+    PREFILL_STRETCH = 8
+    """Work tokens for each prompt token to compute, on the mean of what was sent there; 0: not known, taken for 1."""
+    BUSY_UNTIL = 9
+    """Until when it is expected to compute prompts that were sent to it; past or 0: it has none."""
 
 
 class LoadColumn:
@@ -115,25 +119,21 @@ class LoadColumn:
     def __init__(self, numbers: memoryview) -> None:
         self._numbers = numbers
 
-    def add(self, slot: int, *, requests: int = 0, prefill_tokens: int = 0, decode_tokens: int = 0) -> None:
+    def add(self, slot: int, *, requests: int = 0, decode_tokens: int = 0) -> None:
         """Count what is in flight up or down.
 
         A number stops at zero: one release too many would otherwise make a worker look idle that is not.
         """
         numbers = self._numbers
-        for place, change in (
-            (slot, requests),
-            (MAX_WORKERS + slot, prefill_tokens),
-            (2 * MAX_WORKERS + slot, decode_tokens),
-        ):
+        for place, change in ((slot, requests), (MAX_WORKERS + slot, decode_tokens)):
             if change:
                 numbers[place] = max(numbers[place] + change, 0)
 
     def note_sent(self, slot: int, *, tokens: int, blocks: int) -> None:
         """Count what is sent to a worker, and the blocks of it that are news there."""
         numbers = self._numbers
-        numbers[3 * MAX_WORKERS + slot] += tokens
-        numbers[4 * MAX_WORKERS + slot] += blocks
+        numbers[2 * MAX_WORKERS + slot] += tokens
+        numbers[3 * MAX_WORKERS + slot] += blocks
 
     def requests(self, slot: int) -> int:
         """What this process alone has in flight to a worker."""
@@ -145,7 +145,7 @@ class WorkerRow(NamedTuple):
     """One worker's numbers at one moment, for people."""
 
     requests: int
-    prefill_tokens: int
+    prefill_secs: float
     decode_tokens: int
     engine: dict[str, float]
     outcome: dict[str, float]
@@ -186,16 +186,8 @@ class WorkerTable:
 
     def requests_at(self, slot: int) -> int:
         """Return the requests in flight to one worker."""
-        return self._sum(slot)
-
-    def at(self, slot: int) -> tuple[int, int]:
-        """Return the requests in flight to one worker, and the prompt tokens that it has to compute."""
-        return self._sum(slot), self._sum(MAX_WORKERS + slot)
-
-    def _sum(self, place: int) -> int:
-        """Return the sum over processes of the number at a place in their columns."""
         last = self._header[COLUMNS_WORD] * _COLUMN_WORDS
-        return sum(self._column_words[place:last:_COLUMN_WORDS].tolist()) if last else 0
+        return sum(self._column_words[slot:last:_COLUMN_WORDS].tolist()) if last else 0
 
     def sums(self, slots: int) -> Ints:
         """Return every quantity (rows, by :class:`Quantity`) for the first ``slots`` workers (columns)."""
@@ -234,12 +226,12 @@ class WorkerTable:
         recorded = self.totals(Quantity.RECORDED_BLOCKS)[slot]
         self.engines[slot, Engine.RECORDED_BEFORE] = float(recorded)
 
-    def row(self, slot: int) -> WorkerRow:
+    def row(self, slot: int, *, now: float) -> WorkerRow:
         """Return everything about one worker."""
         sums = self.sums(slot + 1)[:, slot].tolist()
         return WorkerRow(
             requests=sums[Quantity.REQUESTS],
-            prefill_tokens=sums[Quantity.PREFILL_TOKENS],
+            prefill_secs=max(float(self.outcomes[slot, Outcome.BUSY_UNTIL]) - now, 0.0),
             decode_tokens=sums[Quantity.DECODE_TOKENS],
             engine={number.name.lower(): float(self.engines[slot, number]) for number in Engine},
             outcome={number.name.lower(): float(self.outcomes[slot, number]) for number in Outcome},

@@ -70,13 +70,19 @@ class Replica:
         self.routers = []
         for slot in range(routers):
             prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=clock, cached_since=since)
+            loads = FleetLoads(
+                table=self.table,
+                clock=clock,
+                stale_secs=settings.load_stale_secs,
+                attention_tokens=RoutingSettings().attention_tokens,
+            )
             context = PolicyContext(
                 max_endpoints=RoutingSettings().max_endpoints,
                 rng=random.Random(seed * routers + slot),  # noqa: S311 - a simulation is to be repeated
                 clock=clock,
                 parameters=parameters,
                 turns=SharedCounter(segment, counter=0, process_slot=slot),
-                loads=FleetLoads(table=self.table, clock=clock, stale_secs=settings.load_stale_secs),
+                loads=loads,
                 prefixes=prefixes,
                 stickies=StickyMap(segment.part(Part.STICKY_MAP)),
                 lengths=LengthColumns(segment, process_slot=slot),
@@ -87,6 +93,7 @@ class Replica:
                 table=self.table,
                 prefixes=prefixes,
                 breakers=breakers,
+                work=loads,
                 worker_at=lambda _address: None,
                 clock=clock,
                 assumed_answer_tokens=RoutingSettings().assumed_answer_tokens,

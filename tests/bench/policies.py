@@ -69,7 +69,8 @@ def make_candidates(count: int, shared: Shared) -> Candidates:
     other, rng = shared.table.column(1), random.Random(2)
     for candidate in everyone:
         requests = rng.randrange(BUSIEST)
-        other.add(candidate.slot, requests=requests, prefill_tokens=100 * requests, decode_tokens=256 * requests)
+        other.add(candidate.slot, requests=requests, decode_tokens=256 * requests)
+        shared.busy(candidate.slot, 0.0125 * requests)
     return everyone
 
 
@@ -100,8 +101,9 @@ def decide_once(policy: Policy, request: RoutingRequest, everyone: Candidates, a
 
 def _row(name: str, prompt: str) -> Row:
     shared = Shared(prefix_index_bytes=INDEX_BYTES)
-    policy, everyone = POLICIES[name](shared.context()), make_candidates(WORKERS, shared)
-    accounts = shared.accounts()
+    loads = shared.loads()
+    policy, everyone = POLICIES[name](shared.context(loads=loads)), make_candidates(WORKERS, shared)
+    accounts = shared.accounts(loads=loads)
     requests = [make_request(PROMPTS[prompt], number) for number in range(2 * CASES[prompt])]
     times = []
     gc.collect()

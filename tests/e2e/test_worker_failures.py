@@ -41,7 +41,7 @@ async def under_load(deployed: Deployment, event: Event) -> LoadResult:
 
 
 async def nothing_in_flight(deployed: Deployment) -> bool:
-    numbers = ("in_flight", "requests", "prefill_tokens", "decode_tokens")
+    numbers = ("in_flight", "requests", "prefill_secs", "decode_tokens")
     return not any(row[name] for row in await deployed.service.workers() for name in numbers)
 
 

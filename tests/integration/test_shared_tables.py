@@ -90,9 +90,8 @@ def test_columns_of_killed_processes_are_readable_and_cleared() -> None:
         for _ in range(KILLS):
             pid = writers.start("columns")
             for _ in range(ROUNDS):
-                requests, prefill, decode, sent, blocks = table.sums(MAX_WORKERS)[:, WORKER].tolist()
+                requests, decode, sent, blocks = table.sums(MAX_WORKERS)[:, WORKER].tolist()
                 assert requests in {0, 1}
-                assert prefill in {0, 10}
                 assert decode in {0, 100}
                 assert sent >= sent_before
                 assert blocks >= 0

@@ -21,6 +21,7 @@ from extproc.observer.engine_rows import EngineRows
 from extproc.policies.base import Choice, Needs, Reason
 from extproc.policies.registry import POLICIES
 from extproc.routing.accounting import Flight
+from extproc.shm.layout import Quantity
 from tests.simulation.engines import Engine, Job, Timeline
 from tests.support.fleets import Shared, workers
 
@@ -39,8 +40,9 @@ class Router:
     """One router process: its policy and its accounting."""
 
     def __init__(self, shared: Shared, *, policy: str, slot: int, seed: int) -> None:
-        self.policy = POLICIES[policy](shared.context(process_slot=slot, seed=seed))
-        self.accounts = shared.accounts(process_slot=slot)
+        loads = shared.loads()
+        self.policy = POLICIES[policy](shared.context(process_slot=slot, seed=seed, loads=loads))
+        self.accounts = shared.accounts(process_slot=slot, loads=loads)
         self._record = self.policy.needs >= Needs.PREFIXES
 
     def send(self, request: RoutingRequest, candidates: Candidates) -> tuple[Choice, Flight]:
@@ -142,7 +144,7 @@ class Simulation:
         self.timeline.after(self._warm_at - self.timeline.now, self._sample)
         self.timeline.after(SWEEP_SECS, self._sweep)
         self.timeline.run()
-        in_flight = self.shared.table.columns[:, :3]
+        in_flight = self.shared.table.columns[:, : Quantity.SENT_TOKENS]
         self.result.in_flight_at_end = int(abs(in_flight).sum())
         return self.result
 

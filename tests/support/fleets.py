@@ -7,7 +7,7 @@ import numpy as np
 
 from extproc.api.request import RoutingRequest
 from extproc.config.fleet import FleetSettings
-from extproc.config.policies import PolicyParameters
+from extproc.config.policies import PolicyParameters, RoutingSettings
 from extproc.fleet.breaker import Breakers
 from extproc.fleet.candidates import Candidates
 from extproc.fleet.loads import FleetLoads
@@ -21,9 +21,11 @@ from extproc.shm.counters import SharedCounter
 from extproc.shm.layout import Part
 from extproc.shm.lengths import LengthColumns
 from extproc.shm.segment import Segment
-from extproc.shm.worker_table import WorkerTable
+from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.segments import mapped
+
+ATTENTION_TOKENS = RoutingSettings().attention_tokens
 
 
 def worker(index: int, *, models: tuple[str, ...] = (), healthy: bool = True, draining: bool = False) -> Worker:
@@ -75,8 +77,16 @@ class Shared:
         self.segment = segment
         self.clock = Clock()
         self.table = WorkerTable(self.segment)
-        self.prefixes = PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock)
+        self.prefixes = self._prefix_index()
         self.breakers = Breakers(table=self.table, settings=FleetSettings(), clock=self.clock)
+
+    def busy(self, slot: int, secs: float) -> None:
+        """Let a worker have prompts to compute for so long."""
+        self.table.outcomes[slot, Outcome.BUSY_UNTIL] = self.clock() + secs
+
+    def loads(self) -> FleetLoads:
+        """What one process reads of the load."""
+        return FleetLoads(table=self.table, clock=self.clock, stale_secs=5.0, attention_tokens=ATTENTION_TOKENS)
 
     def context(
         self,
@@ -86,6 +96,7 @@ class Shared:
         max_endpoints: int = 3,
         parameters: PolicyParameters | None = None,
         options: Mapping[str, object] | None = None,
+        loads: FleetLoads | None = None,
     ) -> PolicyContext:
         """What one process makes its policies with."""
         return PolicyContext(
@@ -94,26 +105,35 @@ class Shared:
             clock=self.clock,
             parameters=parameters or PolicyParameters(),
             turns=SharedCounter(self.segment, counter=0, process_slot=process_slot),
-            loads=FleetLoads(table=self.table, clock=self.clock, stale_secs=5.0),
-            prefixes=PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock),
+            loads=loads or self.loads(),
+            prefixes=self._prefix_index(),
             stickies=StickyMap(self.segment.part(Part.STICKY_MAP)),
             lengths=LengthColumns(self.segment, process_slot=process_slot),
             options=options or {},
         )
 
     def accounts(
-        self, *, process_slot: int = 0, worker_at: Callable[[str], Worker | None] = lambda _address: None
+        self,
+        *,
+        process_slot: int = 0,
+        worker_at: Callable[[str], Worker | None] = lambda _address: None,
+        loads: FleetLoads | None = None,
     ) -> Accounts:
-        """The accounting of one process."""
+        """The accounting of one process, beside policies with the same ``loads``."""
         return Accounts(
             column=self.table.column(process_slot),
             table=self.table,
             prefixes=self.prefixes,
             breakers=self.breakers,
+            work=loads or self.loads(),
             worker_at=worker_at,
             clock=self.clock,
             assumed_answer_tokens=256,
         )
+
+    def _prefix_index(self) -> PrefixIndex:
+        since = self.table.engines[:, Engine.CACHED_SINCE]
+        return PrefixIndex(memory=self.segment.part(Part.PREFIX_INDEX), clock=self.clock, cached_since=since)
 
 
 def candidates(count: int) -> Candidates:

@@ -52,7 +52,7 @@ class FakeState:
 
     def worker_row(self, slot: int) -> WorkerRow:
         requests = self.in_flight()[slot]
-        return WorkerRow(requests, 0, 0, dict.fromkeys(ENGINE, 0.0), dict.fromkeys(OUTCOME, 0.0))
+        return WorkerRow(requests, 0.0, 0, dict.fromkeys(ENGINE, 0.0), dict.fromkeys(OUTCOME, 0.0))
 
     def prefix_index(self) -> IndexState:
         return IndexState(capacity_blocks=8, blocks=3)

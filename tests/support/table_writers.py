@@ -70,10 +70,10 @@ def _write_stickies(segment: Segment, rng: random.Random) -> Iterator[None]:
 def _write_columns(segment: Segment, rng: random.Random) -> Iterator[None]:
     column = WorkerTable(segment).column(rng.randint(0, 3))
     while True:
-        column.add(WORKER, requests=1, prefill_tokens=10, decode_tokens=100)
+        column.add(WORKER, requests=1, decode_tokens=100)
         column.note_sent(WORKER, tokens=10, blocks=1)
         yield
-        column.add(WORKER, requests=-1, prefill_tokens=-10, decode_tokens=-100)
+        column.add(WORKER, requests=-1, decode_tokens=-100)
 
 
 def _flip_wide_numbers(segment: Segment, rng: random.Random) -> Iterator[None]:

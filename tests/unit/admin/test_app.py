@@ -108,9 +108,9 @@ async def test_lists_the_workers(tmp_path: Path) -> None:
     )
     async with admin(tmp_path, state) as client:
         _, page = await client.get("/workers")
-    rows = [page["workers"][0].pop(name) for name in ("engine", "outcome", "requests", "prefill_tokens")]
+    rows = [page["workers"][0].pop(name) for name in ("engine", "outcome", "requests", "prefill_secs")]
     assert rows == [dict.fromkeys(ENGINE, 0.0), dict.fromkeys(OUTCOME, 0.0), 4, 0]
-    for name in ("engine", "outcome", "requests", "prefill_tokens"):
+    for name in ("engine", "outcome", "requests", "prefill_secs"):
         page["workers"][1].pop(name)
     assert page == {
         "fleet_generation": 5,

@@ -40,7 +40,7 @@ class Learning:
         self, *, tokens: int, ahead: int, secs: float, router: int = 0, slot: int = SLOT, streamed: bool = False
     ) -> None:
         self.routers[router].answered(
-            slot, uncached_tokens=tokens, ahead=ahead, ahead_tokens=0, elapsed_secs=secs, streamed=streamed
+            slot, work_tokens=tokens, ahead=ahead, ahead_secs=0.0, elapsed_secs=secs, streamed=streamed
         )
 
     def watch(
@@ -82,7 +82,7 @@ def test_of_many_seats_one_becomes_free_so_much_more_often(learning: Learning) -
 def test_the_prompts_before_it_are_no_part_of_a_seats_time(learning: Learning) -> None:
     learning.table.engines[SLOT, Engine.SEATS] = 1
     learning.table.engines[SLOT, Engine.PREFILL_RATE] = 1000
-    learning.routers[0].answered(SLOT, uncached_tokens=1000, ahead=3, ahead_tokens=2000, elapsed_secs=3.4)
+    learning.routers[0].answered(SLOT, work_tokens=1000, ahead=3, ahead_secs=2.0, elapsed_secs=3.4)
     assert learning.number(Outcome.SEAT_SECS) == pytest.approx(0.1)
 
 
@@ -127,15 +127,39 @@ def test_the_time_to_the_first_byte_is_foretold_of_a_worker_that_was_watched(lea
         learning.watch(takes, most_ahead=0, tokens=30 * LONG_PROMPT_TOKENS)
         learning.watch(takes, most_ahead=16, tokens=4000)
     for tokens, ahead in ((10, 0), (4000, 0), (20_000, 0), (100, 10), (8000, 10)):
-        foretold = learning.routers[0].first_byte_secs(SLOT, uncached_tokens=tokens, ahead=ahead)
+        foretold = learning.routers[0].first_byte_secs(SLOT, work_tokens=tokens, ahead=ahead)
         assert foretold == pytest.approx(takes(tokens, ahead), rel=0.15)
 
 
 def test_a_rate_that_the_engine_tells_goes_before_the_learned_one(learning: Learning) -> None:
     learning.table.outcomes[SLOT, Outcome.PREFILL_RATE] = 1000.0
-    assert learning.routers[0].first_byte_secs(SLOT, uncached_tokens=4000, ahead=0) == pytest.approx(4.0)
+    assert learning.routers[0].first_byte_secs(SLOT, work_tokens=4000, ahead=0) == pytest.approx(4.0)
     learning.table.engines[SLOT, Engine.PREFILL_RATE] = 40_000.0
-    assert learning.routers[0].first_byte_secs(SLOT, uncached_tokens=4000, ahead=0) == pytest.approx(0.1)
+    assert learning.routers[0].first_byte_secs(SLOT, work_tokens=4000, ahead=0) == pytest.approx(0.1)
+
+
+def test_a_reported_rate_is_one_of_work_by_what_a_token_is_on_the_mean(learning: Learning) -> None:
+    """As many tokens as are remembered weigh half: 65,536 of three times the work, where 1 was taken before."""
+    learning.table.engines[SLOT, Engine.PREFILL_RATE] = 40_000.0
+    learning.routers[0].sent(SLOT, new_tokens=65_536, work_tokens=3 * 65_536)
+    assert learning.number(Outcome.PREFILL_STRETCH) == pytest.approx(2.0)
+    assert learning.routers[1].prefill_rate(SLOT) == pytest.approx(80_000)
+    learning.routers[1].sent(SLOT, new_tokens=1, work_tokens=1)
+    assert learning.number(Outcome.PREFILL_STRETCH) == pytest.approx(2.0, rel=1e-4), "one token weighs little"
+
+
+def test_a_learned_rate_is_one_of_work_already(learning: Learning) -> None:
+    learning.table.outcomes[SLOT, [Outcome.PREFILL_RATE, Outcome.PREFILL_STRETCH]] = 1000.0, 3.0
+    assert learning.routers[0].prefill_rate(SLOT) == 1000
+
+
+@given(st.lists(st.tuples(st.integers(0, 1 << 21), st.floats(1, 100)), max_size=20))
+def test_the_stretch_stays_within_what_was_sent(sent: list[tuple[int, float]]) -> None:
+    learning = Learning()
+    for tokens, stretch in sent:
+        learning.routers[0].sent(SLOT, new_tokens=tokens, work_tokens=tokens * stretch)
+    most = max((stretch for tokens, stretch in sent if tokens), default=1.0)
+    assert 0 <= learning.number(Outcome.PREFILL_STRETCH) <= most * 1.000001
 
 
 def test_a_slow_start_is_forgotten(learning: Learning) -> None:
@@ -200,6 +224,6 @@ def test_whatever_is_seen_all_numbers_stay_within_bounds(answers: list[tuple[int
         ):
             value = learning.number(number)
             assert value == 0 or low * 0.999 <= value <= high * 1.001
-        assert 0 <= learning.routers[0].first_byte_secs(SLOT, uncached_tokens=tokens, ahead=ahead) < math.inf
+        assert 0 <= learning.routers[0].first_byte_secs(SLOT, work_tokens=tokens, ahead=ahead) < math.inf
     others = np.delete(learning.table.outcomes, SLOT, axis=0)
     assert not others.any()

@@ -13,6 +13,7 @@ from extproc.fleet.loads import (
     FIRST_PREFILL_RATE,
     FIRST_SEAT_SECS,
     MAX_KV_USAGE,
+    RATES_LAST_SECS,
     REQUEST_SECS,
     REREAD_SECS,
     FleetLoads,
@@ -25,6 +26,7 @@ from tests.support.fleets import Clock, candidates, worker
 from tests.support.segments import mapped
 
 STALE_SECS = 5.0
+ATTENTION_TOKENS = 24_000.0
 
 
 class Loads:
@@ -33,7 +35,9 @@ class Loads:
     def __init__(self) -> None:
         self.clock = Clock()
         self.table = WorkerTable(mapped())
-        self.loads = FleetLoads(table=self.table, clock=self.clock, stale_secs=STALE_SECS)
+        self.loads = FleetLoads(
+            table=self.table, clock=self.clock, stale_secs=STALE_SECS, attention_tokens=ATTENTION_TOKENS
+        )
 
     def scraped(self, slot: int, **numbers: float) -> None:
         for name, value in numbers.items():
@@ -50,16 +54,57 @@ def test_columns_of_all_processes_are_added_up_in_the_order_of_the_candidates(sh
     for process in (0, 3):
         column = shared.table.column(process)
         for slot in (7, 2, 500):
-            column.add(slot, requests=slot, prefill_tokens=10 * slot, decode_tokens=1)
+            column.add(slot, requests=slot, decode_tokens=1)
             column.note_sent(slot, tokens=100 * slot, blocks=1000 * slot)
     wanted = Candidates((worker(500), worker(2), worker(9), worker(7)))
     load = shared.loads.read(wanted)
     expected = np.array([1000, 4, 0, 14])
     assert load.requests.tolist() == expected.tolist()
-    assert load.prefill_tokens.tolist() == (10 * expected).tolist()
     assert shared.loads.room(wanted).recorded_blocks.tolist() == (1000 * expected).tolist()
     assert shared.loads.requests(wanted).tolist() == expected.tolist()
     assert shared.loads.sent_tokens(wanted).tolist() == (100 * expected).tolist()
+
+
+def test_a_worker_is_busy_until_its_prompts_should_be_done(shared: Loads) -> None:
+    shared.table.outcomes[[2, 7], Outcome.BUSY_UNTIL] = shared.clock.now + 3, shared.clock.now - 1
+    wanted = Candidates((worker(7), worker(2), worker(9)))
+    assert shared.loads.read(wanted).busy_secs.tolist() == [0, 3, 0]
+    shared.clock.advance(1)
+    assert shared.loads.read(wanted).busy_secs.tolist() == [0, 2, 0], "time alone makes it shorter"
+    shared.clock.advance(5)
+    assert shared.loads.read(wanted).busy_secs.tolist() == [0, 0, 0]
+
+
+def test_a_prompt_takes_its_work_at_the_rate_of_each_worker(shared: Loads) -> None:
+    for slot, rate in ((0, 1000.0), (1, 8000.0)):
+        shared.table.outcomes[slot, Outcome.PREFILL_RATE] = rate
+    load = shared.loads.read(candidates(2))
+    secs = shared.loads.prefill_secs(load, np.array([4000.0, 4000.0]), np.array([22_000.0, 0.0]))
+    assert secs.tolist() == pytest.approx([4 * 2, 0.5 * (1 + 2000 / ATTENTION_TOKENS)])
+    assert shared.loads.work_tokens(4000, 22_000) == pytest.approx(8000)
+
+
+def test_a_rate_that_the_engine_tells_is_one_of_work_by_what_was_sent_there(shared: Loads) -> None:
+    shared.table.outcomes[1, Outcome.PREFILL_STRETCH] = 2.5
+    for slot in (0, 1):
+        shared.scraped(slot, prefill_rate=10_000.0)
+    rates = shared.loads.read(candidates(2)).prefill_rate
+    assert rates.tolist() == pytest.approx(evened(np.array([10_000.0, 25_000.0]), otherwise=1.0, best=np.max).tolist())
+    assert rates[1] > rates[0]
+
+
+def test_the_rate_that_a_policy_was_told_is_known_by_slot_for_a_while(shared: Loads) -> None:
+    for slot, rate in ((3, 10_000.0), (5, 11_000.0), (6, 90_000.0)):
+        shared.table.outcomes[slot, Outcome.PREFILL_RATE] = rate
+    assert shared.loads.prefill_rate_at(5, now=shared.clock.now) == 0
+    told = shared.loads.read(Candidates((worker(5), worker(3), worker(6)))).prefill_rate.tolist()
+    now = shared.clock.now
+    assert [shared.loads.prefill_rate_at(slot, now=now) for slot in (5, 3, 6, 4)] == [*told, 0]
+    assert told[0] == pytest.approx(told[1]), "the noise of one worker is evened out"
+    assert shared.loads.prefill_rate_at(5, now=now + RATES_LAST_SECS) == 0
+    shared.clock.advance(RATES_LAST_SECS)
+    shared.loads.read_one(Candidates((worker(5), worker(9))), 1)
+    assert shared.loads.prefill_rate_at(5, now=shared.clock.now) == pytest.approx(11_000)
 
 
 def test_what_was_recorded_before_the_cache_was_emptied_does_not_count(shared: Loads) -> None:
@@ -155,7 +200,10 @@ def test_learned_speeds_are_looked_at_again_after_a_while(shared: Loads) -> None
 def test_one_candidate_is_read_as_among_all(data: st.DataObject) -> None:
     shared, everyone = Loads(), candidates(4)
     for slot in range(4):
-        shared.table.column(slot % 2).add(slot, requests=data.draw(st.integers(0, 9)), prefill_tokens=slot * 100)
+        shared.table.column(slot % 2).add(slot, requests=data.draw(st.integers(0, 9)))
+        shared.table.outcomes[slot, Outcome.BUSY_UNTIL] = shared.clock.now + data.draw(
+            st.sampled_from([-1.0, 0.0, 7.0])
+        )
         names = ("kv_usage", "elsewhere", "running", "seats", "prefill_rate")
         shared.scraped(slot, **{name: data.draw(st.sampled_from([0.0, 0.5, 3.0])) for name in names})
         shared.table.outcomes[slot, Outcome.SEAT_SECS] = data.draw(st.sampled_from([0.0, 0.1]))
@@ -203,18 +251,17 @@ def test_no_candidates_have_no_load(shared: Loads) -> None:
 
 
 AMOUNTS = st.floats(0, 1e6)
-RATES = st.floats(1.0, 1e6)
 
 
-def load_of(numbers: list[float], *, rate: float) -> Load[Floats]:
-    requests, prefill, usage, queue = [np.array([number]) for number in numbers]
+def load_of(numbers: list[float]) -> Load[Floats]:
+    requests, busy, usage, queue = [np.array([number]) for number in numbers]
     return Load(
         requests=requests,
-        prefill_tokens=prefill,
+        busy_secs=busy,
         kv_usage=usage,
         told=np.ones(1),
         queue_secs=queue,
-        prefill_rate=np.array([rate]),
+        prefill_rate=np.ones(1),
     )
 
 
@@ -222,25 +269,22 @@ def load_of(numbers: list[float], *, rate: float) -> Load[Floats]:
 @given(
     st.tuples(AMOUNTS, AMOUNTS, st.floats(0, MAX_KV_USAGE), AMOUNTS),
     st.tuples(AMOUNTS, AMOUNTS, st.floats(0, MAX_KV_USAGE), AMOUNTS),
-    RATES,
 )
-def test_more_of_anything_never_shortens_the_wait(
-    one: tuple[float, ...], other: tuple[float, ...], rate: float
-) -> None:
+def test_more_of_anything_never_shortens_the_wait(one: tuple[float, ...], other: tuple[float, ...]) -> None:
     less = [min(pair) for pair in zip(one, other, strict=True)]
     more = [max(pair) for pair in zip(one, other, strict=True)]
-    shorter, longer = (float(load_of(numbers, rate=rate).expected_wait_secs()[0]) for numbers in (less, more))
+    shorter, longer = (float(load_of(numbers).expected_wait_secs()[0]) for numbers in (less, more))
     assert 0 <= shorter <= longer
 
 
-@pytest.mark.parametrize("place", range(4), ids=["requests", "tokens", "KV use", "queue"])
+@pytest.mark.parametrize("place", range(4), ids=["requests", "prompts", "KV use", "queue"])
 def test_each_of_them_lengthens_the_wait(place: int) -> None:
-    less, more = [4.0, 1000.0, 0.5, 0.1], [4.0, 1000.0, 0.5, 0.1]
+    less, more = [4.0, 0.2, 0.5, 0.1], [4.0, 0.2, 0.5, 0.1]
     more[place] *= 1.5
-    shorter, longer = (load_of(numbers, rate=8000).expected_wait_secs() for numbers in (less, more))
+    shorter, longer = (load_of(numbers).expected_wait_secs() for numbers in (less, more))
     assert shorter[0] < longer[0]
 
 
 def test_the_wait_adds_up_in_seconds() -> None:
-    wait = load_of([10, 4000, 0.5, 0.3], rate=8000).expected_wait_secs()
-    assert wait.tolist() == pytest.approx([4000 / 8000 + 0.3 + 10 * REQUEST_SECS + 0.15])
+    wait = load_of([10, 0.5, 0.5, 0.3]).expected_wait_secs()
+    assert wait.tolist() == pytest.approx([0.5 + 0.3 + 10 * REQUEST_SECS + 0.15])

@@ -100,8 +100,9 @@ def test_affinity_counts_above_the_threshold(blocks: int, reason: Reason) -> Non
 def test_below_the_threshold_the_least_expected_wait_wins() -> None:
     bench = Bench()
     bench.held({1: 20})
-    for slot, tokens in ((0, 400), (1, 300), (3, 800)):
-        bench.column.add(slot, requests=1, prefill_tokens=tokens)
+    for slot, secs in ((0, 0.05), (1, 0.04), (3, 0.1)):
+        bench.column.add(slot, requests=1)
+        bench.shared.busy(slot, secs)
     choice = bench.choose()
     assert [worker.id for worker in choice.workers] == ["w2", "w1", "w0"]
     assert (choice.reason, choice.matched_tokens) == (Reason.NO_MATCH, 0)
@@ -151,12 +152,12 @@ def test_both_thresholds_can_be_set() -> None:
 
 
 def test_waiting_longer_than_computing_takes_spills_and_a_little_longer_does_not() -> None:
-    """The prompt takes 0.2 s, counted as 0.24: it costs the GPU's time, which is as good as waiting, and more."""
+    """The prompt takes 0.207 s, counted as 0.248: it costs the GPU's time, which is as good as waiting, and more."""
     bench = Bench()
     bench.held({1: BLOCKS})
-    bench.column.add(1, prefill_tokens=1900)
+    bench.shared.busy(1, 0.24)
     assert bench.choose().reason is Reason.PREFIX_MATCH
-    bench.column.add(1, prefill_tokens=100)
+    bench.shared.busy(1, 0.255)
     assert bench.choose().reason is Reason.SPILL_COST
     assert bench.firsts() == {"w0", "w2", "w3"}
 

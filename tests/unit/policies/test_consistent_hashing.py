@@ -134,7 +134,8 @@ def test_credentials_are_no_key() -> None:
 def test_a_request_without_a_key_goes_to_the_least_loaded() -> None:
     bench = Bench()
     for slot in range(6):
-        bench.column.add(slot, requests=3, prefill_tokens=1000 if slot != 2 else 10)
+        bench.column.add(slot, requests=3)
+        bench.shared.busy(slot, 0.1 if slot != 2 else 0.001)
     choice = bench.choose()
     assert (choice.workers[0].id, choice.reason) == ("w2", Reason.NO_KEY)
 

@@ -55,9 +55,10 @@ def test_every_term_is_explained_in_seconds() -> None:
     bench.held({1: 100})
     bench.cache(1, blocks=150, used=100)
     for slot in range(4):
-        bench.column.add(slot, requests=2, prefill_tokens=500 if slot == 1 else 90_000)
+        bench.column.add(slot, requests=2)
+        bench.shared.busy(slot, 0.05 if slot == 1 else 9.0)
     choice = bench.choose()
-    compute = 0.16 * (1 + (1600 + 800) / 20_000)
+    compute = 0.16 * (1 + (1600 + 800) / 24_000)
     assert (choice.workers[0].id, choice.matched_tokens) == ("w1", 1600)
     assert dict(choice.terms) == pytest.approx(
         {
@@ -73,21 +74,23 @@ def test_every_term_is_explained_in_seconds() -> None:
 def test_the_lowest_sum_wins_and_the_next_lowest_are_the_fall_backs() -> None:
     bench = Bench()
     bench.held({0: BLOCKS, 3: 100})
-    bench.column.add(0, requests=1, prefill_tokens=4000)
-    bench.column.add(1, requests=1, prefill_tokens=9000)
+    for slot, secs in ((0, 0.39), (1, 0.9)):
+        bench.column.add(slot, requests=1)
+        bench.shared.busy(slot, secs)
     assert [worker.id for worker in bench.choose().workers] == ["w3", "w0", "w2"]
 
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 20_000), st.integers(0, BLOCKS)), min_size=4, max_size=4),
+    st.lists(st.tuples(st.integers(1, 60), st.floats(0, 2), st.integers(0, BLOCKS)), min_size=4, max_size=4),
     st.booleans(),
 )
-def test_the_lowest_sum_of_the_terms_wins(loads: list[tuple[int, int, int]], is_first_full: bool) -> None:
+def test_the_lowest_sum_of_the_terms_wins(loads: list[tuple[int, float, int]], is_first_full: bool) -> None:
     """As each would cost if it were alone; none is idle."""
     bench = Bench()
-    for slot, (requests, tokens, blocks) in enumerate(loads):
-        bench.column.add(slot, requests=requests, prefill_tokens=tokens)
+    for slot, (requests, secs, blocks) in enumerate(loads):
+        bench.column.add(slot, requests=requests)
+        bench.shared.busy(slot, secs)
         bench.held({slot: blocks})
     if is_first_full:
         bench.cache(0, blocks=100, used=100)
@@ -149,21 +152,21 @@ def test_longer_contexts_make_tokens_dearer() -> None:
 
 def test_long_prompts_go_where_they_hold_up_fewer_answers() -> None:
     bench = Bench()
-    for slot, (requests, tokens) in enumerate(((30, 0), (30, 0), (30, 0), (10, 1500))):
-        bench.column.add(slot, requests=requests, prefill_tokens=tokens)
-    assert bench.firsts() == {"w3"}
     careless = Bench(ExpectedLatencySettings(stall_weight=0))
-    for slot, tokens in enumerate((0, 0, 0, 1500)):
-        careless.column.add(slot, requests=30 if slot < 3 else 10, prefill_tokens=tokens)
+    for one in (bench, careless):
+        for slot in range(4):
+            one.column.add(slot, requests=30 if slot < 3 else 10)
+        one.shared.busy(3, 0.15)
+    assert bench.firsts() == {"w3"}
     assert careless.firsts() == {"w0", "w1", "w2"}
 
 
 @pytest.mark.parametrize(("work_weight", "winners"), [(0.0, {"w1", "w2", "w3"}), (0.2, {"w0"})])
 def test_computing_anew_must_be_sooner_by_a_share_of_the_work(work_weight: float, winners: set[str]) -> None:
-    """The holder begins after 0.36 s; the others would be done after 0.346 s."""
+    """The holder begins after 0.35 s; the others would be done after 0.341 s."""
     bench = Bench(ExpectedLatencySettings(work_weight=work_weight))
     bench.held({0: BLOCKS})
-    bench.column.add(0, prefill_tokens=3600)
+    bench.shared.busy(0, 0.35)
     assert bench.firsts() == winners
 
 
@@ -199,7 +202,7 @@ def test_a_full_cache_never_keeps_a_worker_idle_that_would_answer_sooner() -> No
     workers=st.lists(
         st.tuples(
             st.integers(0, 4),
-            st.integers(0, 20_000),
+            st.floats(0, 4),
             st.integers(0, BLOCKS),
             st.integers(0, 300),
             st.sampled_from([2_000.0, 10_000.0, 60_000.0]),
@@ -209,14 +212,15 @@ def test_a_full_cache_never_keeps_a_worker_idle_that_would_answer_sooner() -> No
     )
 )
 def test_no_worker_is_left_idle_that_is_expected_to_answer_sooner(
-    workers: list[tuple[int, int, int, int, float]],
+    workers: list[tuple[int, float, int, int, float]],
 ) -> None:
     """By more than the work that it takes to compute the prompt there is weighed."""
     bench = Bench()
-    for slot, (requests, tokens, held, used, rate) in enumerate(workers):
+    for slot, (requests, secs, held, used, rate) in enumerate(workers):
         bench.held({slot: held})
         bench.cache(slot, blocks=100, used=used)
-        bench.column.add(slot, requests=requests, prefill_tokens=tokens if requests else 0)
+        bench.column.add(slot, requests=requests)
+        bench.shared.busy(slot, secs if requests else 0.0)
         bench.shared.table.outcomes[slot, Outcome.PREFILL_RATE] = rate
     choice = bench.choose()
     if workers[choice.workers[0].slot][0]:
@@ -224,7 +228,7 @@ def test_no_worker_is_left_idle_that_is_expected_to_answer_sooner(
         chosen = terms["wait"] + terms["prefill"] + terms["work"] + terms["stall"]
         load = bench.shared.context().loads.read(EVERYONE)
         cached = bench.shared.prefixes.match(PROMPT.block_hashes, EVERYONE.slots) * 16
-        compute = (TOKENS - cached) / load.prefill_rate * (1 + (cached + TOKENS) / 2 / 20_000)
+        compute = (TOKENS - cached) / load.prefill_rate * (1 + (cached + TOKENS) / 2 / 24_000)
         idle = load.requests == 0
         assert not np.any(idle & (1.2 * compute + cached * 2.1e-6 < chosen - 1e-9))
 
@@ -241,5 +245,5 @@ def test_no_worker_is_left_idle_that_is_expected_to_answer_sooner(
 )
 def test_what_is_known_of_the_length_counts(request_: RoutingRequest, tokens: int) -> None:
     bench = Bench()
-    compute = tokens / 10_000 * (1 + tokens / 2 / 20_000)
+    compute = tokens / 10_000 * (1 + tokens / 2 / 24_000)
     assert dict(bench.choose(request_).terms)["prefill"] == pytest.approx(compute)

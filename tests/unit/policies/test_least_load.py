@@ -1,7 +1,7 @@
-from extproc.policies.base import Reason
+from extproc.policies.base import Choice, Reason
 from extproc.policies.least_load import LeastLoad
 from extproc.shm.worker_table import Engine, Outcome
-from tests.support.fleets import Shared, candidates, request_with
+from tests.support.fleets import Shared, candidates, prompt, request_with, worker
 
 
 class Bench:
@@ -18,10 +18,11 @@ class Bench:
         return [worker.id for worker in choice.workers]
 
 
-def test_the_least_prompt_tokens_win_and_the_next_least_are_the_fall_backs() -> None:
+def test_the_least_busy_with_prompts_wins_and_the_next_least_are_the_fall_backs() -> None:
     bench = Bench()
-    for slot, tokens in ((0, 5000), (1, 1000), (2, 3000)):
-        bench.column.add(slot, requests=1, prefill_tokens=tokens)
+    for slot, secs in ((0, 0.5), (1, 0.1), (2, 0.3)):
+        bench.column.add(slot, requests=1)
+        bench.shared.busy(slot, secs)
     assert bench.order() == ["w1", "w2", "w0"]
 
 
@@ -35,8 +36,9 @@ def test_requests_decide_between_equal_prompts() -> None:
 def test_tokens_weigh_by_the_time_they_take_the_worker() -> None:
     bench = Bench()
     for slot, (tokens, rate) in enumerate(((4000, 2_000), (9000, 90_000), (4000, 20_000))):
-        bench.column.add(slot, prefill_tokens=tokens)
         bench.shared.table.outcomes[slot, Outcome.PREFILL_RATE] = rate
+        choice = Choice((worker(slot),), Reason.LEAST_LOAD)
+        bench.shared.accounts().start(request_with(prompt(tokens)), choice, record=False)
     assert bench.order() == ["w1", "w2", "w0"]
 
 
@@ -44,7 +46,8 @@ def test_a_worker_whose_cache_is_full_comes_last() -> None:
     bench = Bench()
     bench.shared.table.engines[0, [Engine.KV_USAGE, Engine.SCRAPED_AT]] = 0.99, bench.shared.clock.now
     bench.shared.table.engines[1, [Engine.KV_USAGE, Engine.SCRAPED_AT]] = 0.3, bench.shared.clock.now
-    bench.column.add(2, requests=1, prefill_tokens=2000)
+    bench.column.add(2, requests=1)
+    bench.shared.busy(2, 0.25)
     assert bench.order() == ["w1", "w2", "w0"]
 
 

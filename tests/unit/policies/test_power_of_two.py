@@ -42,8 +42,9 @@ def test_the_one_with_fewer_requests_wins(metric: Metric) -> None:
 def test_the_expected_wait_sees_prompts_that_the_number_of_requests_does_not() -> None:
     for metric, winner in (("expected_wait", "w1"), ("requests", "w0")):
         bench = Bench(metric)  # type: ignore[arg-type]
-        bench.column.add(0, requests=1, prefill_tokens=50_000)
-        bench.column.add(1, requests=5, prefill_tokens=10)
+        bench.column.add(0, requests=1)
+        bench.column.add(1, requests=5)
+        bench.shared.busy(0, 6.0)
         assert bench.always() == {winner}
 
 
