@@ -13,7 +13,7 @@ from extproc.config.setting import setting
 class RoutingSettings:
     """Settings of the choice and of how it is told to the data plane."""
 
-    policy: str = setting("cache_aware", "Name of the load-balancing policy; a model may have its own.")
+    policy: str = setting("expected_latency", "Name of the load-balancing policy; a model may have its own.")
     shadow_policy: str = setting(
         "", "A second policy that decides too: its choices are counted and compared, and never act. Empty: none."
     )
@@ -157,7 +157,7 @@ class ExpectedLatencySettings:
     """Parameters of `expected_latency`."""
 
     stall_weight: float = setting(
-        0.1,
+        0.005,
         "Weight of the time by which our prefill stalls each running answer, beside our own time to first token.",
         low=0,
         high=100,

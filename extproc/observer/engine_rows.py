@@ -9,8 +9,9 @@ from extproc.config.model_list import names_of
 from extproc.config.models import ModelSpec
 from extproc.fleet.load.engine_load import EngineLoad
 from extproc.fleet.load.rates import LearnedRates
+from extproc.fleet.loads import FIRST_PREFILL_RATE
 from extproc.fleet.worker import Worker, WorkerKey
-from extproc.shm.worker_table import Engine, WorkerTable
+from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,10 @@ class EngineRows:
         row[Engine.BLOCK_SIZE] = load.block_size
         row[Engine.PREFIX_QUERIES] = load.prefix_queries or 0.0
         row[Engine.PREFIX_HITS] = load.prefix_hits or 0.0
-        row[Engine.PREFILL_RATE] = known.rates.prefill_tokens_per_sec or 0.0
+        rate = known.rates.prefill_tokens_per_sec or 0.0
+        if rate > FIRST_PREFILL_RATE and not row[Engine.PREFILL_RATE]:
+            self._shorten_queue(worker.slot, FIRST_PREFILL_RATE / rate, now=now)
+        row[Engine.PREFILL_RATE] = rate
         row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or 0.0
         row[Engine.ELSEWHERE] = min(known.others) if len(known.others) == LOOKS_AT_OTHERS else 0.0
         row[Engine.SEATS] = _seats(row[Engine.SEATS], load, known)
@@ -133,6 +137,11 @@ class EngineRows:
         """Note that a worker's cache is empty."""
         self._prefixes.clear_worker(slot)
         self._table.note_emptied(slot)
+
+    def _shorten_queue(self, slot: int, factor: float, *, now: float) -> None:
+        """Correct how long a worker is taken to be busy: that was foretold by a first guess of its rate."""
+        row = self._table.outcomes[slot]
+        row[Outcome.BUSY_UNTIL] = now + max(row[Outcome.BUSY_UNTIL] - now, 0.0) * factor
 
     def _compare_block_size(self, worker: Worker, known: _Known, block_size: int) -> None:
         if not block_size or known.told_block_size == block_size:

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 COMMAND = [sys.executable, "-m", "extproc", "demo"]
 DECISION = re.compile(
-    r"worker=(worker-\d); policy=cache_aware; reason=(\w+); tokens=\d+; cache=(\w+); matched=\d+$", re.MULTILINE
+    r"worker=(worker-\d); policy=expected_latency; reason=(\w+); tokens=\d+; cache=(\w+); matched=\d+$", re.MULTILINE
 )
 
 

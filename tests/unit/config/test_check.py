@@ -18,7 +18,7 @@ from extproc.config.supervisor import SupervisorSettings
 from extproc.config.tokens import TokensSettings
 from extproc.errors import ConfigurationError
 
-POLICIES = ("cache_aware", "random", "round_robin")
+POLICIES = ("expected_latency", "random", "round_robin")
 MIB = 1 << 20
 
 
@@ -68,7 +68,7 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
         (
             Settings(routing=RoutingSettings(policy="random_")),
             (
-                "routing.policy: unknown policy 'random_', known are `cache_aware`, `random`, `round_robin` - "
+                "routing.policy: unknown policy 'random_', known are `expected_latency`, `random`, `round_robin` - "
                 "did you mean `random`?"
             ),
         ),
@@ -209,7 +209,7 @@ def test_reports_groups_and_lists_together() -> None:
     with pytest.raises(ConfigurationError) as caught:
         check_settings(settings, policies=POLICIES)
     assert caught.value.faults == [
-        "routing.policy: unknown policy 'x', known are `cache_aware`, `random`, `round_robin`",
+        "routing.policy: unknown policy 'x', known are `expected_latency`, `random`, `round_robin`",
         "discovery.plugins[0]: unknown plugin 'p', none is installed",
         "workers[0].address: is required: `IP:PORT`",
         "models[0].name: is required: the `model` of requests",
@@ -228,7 +228,7 @@ NAMED = Settings(
 def test_policies_and_hooks_may_be_those_of_installed_packages() -> None:
     installed = {PluginGroup.POLICIES: ("mine", "yours"), PluginGroup.HOOKS: ("tenants", "mine")}
     found = find_faults(NAMED, policies=POLICIES, plugin_names=lambda group: installed.get(PluginGroup(group), ()))
-    known = "known are `cache_aware`, `mine`, `random`, `round_robin`, `yours`"
+    known = "known are `expected_latency`, `mine`, `random`, `round_robin`, `yours`"
     assert [str(fault) for fault in found] == [
         f"routing.override_policies[2]: unknown policy 'ours', {known} - did you mean `yours`?",
         f"models[1].policy: unknown policy 'theirs', {known}",
