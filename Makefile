@@ -11,7 +11,7 @@ PEERS := .venv-peers
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[demo]' --group dev
+	$(BIN)/pip install --quiet --editable '.[demo,simulate]' --group dev
 	touch $@
 
 demo: $(STAMP)

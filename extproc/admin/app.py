@@ -1,4 +1,8 @@
-"""The admin HTTP server: metrics, health, state, tokens. It shows; all that it can change is to empty the cache."""
+"""The admin HTTP server: metrics, health, state, tokens, recordings.
+
+It shows; all that it can change is to empty the cache, and to let the routers record for a while where the
+configuration allows that.
+"""
 
 import asyncio
 import logging
@@ -10,6 +14,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from extproc.admin.recording import RecordingPages, RecordingService
 from extproc.admin.state import ServiceState
 from extproc.admin.tokens import TokenPages, TokenService
 from extproc.errors import StartupError
@@ -24,6 +29,7 @@ PAGES = {
     "/processes": "Every process with its state, heartbeat and streams.",
     "/caches": "How full the token cache is; `POST /caches/flush` empties it.",
     "/tokenize": "`POST` a body like that of vLLM's `/tokenize`: its text, ids, boundaries, cache result and timings.",
+    "/recording": "What is recorded; `POST` and `DELETE` begin and end a recording, see `extproc record`.",
 }
 CLOSE_TIMEOUT_SECS = 1.0
 MAX_REQUEST_BYTES = 16 << 20
@@ -35,11 +41,20 @@ class AdminServer:
     ``address`` is ``HOST:PORT``; port 0 takes any free one.
     """
 
-    def __init__(self, *, address: str, state: ServiceState, registry: CollectorRegistry, tokens: TokenService) -> None:
+    def __init__(
+        self,
+        *,
+        address: str,
+        state: ServiceState,
+        registry: CollectorRegistry,
+        tokens: TokenService,
+        recording: RecordingService,
+    ) -> None:
         self._address = address
         self._state = state
         self._registry = registry
         self._tokens = TokenPages(tokens, answer=_json)
+        self._recording = RecordingPages(recording, answer=_json)
         self._runner = web.AppRunner(
             self._app(), access_log=None, handle_signals=False, shutdown_timeout=CLOSE_TIMEOUT_SECS
         )
@@ -68,6 +83,7 @@ class AdminServer:
         app.router.add_get("/workers", self._workers)
         app.router.add_get("/processes", self._processes)
         self._tokens.add_to(app)
+        self._recording.add_to(app)
         return app
 
     async def _index(self, _request: web.Request) -> web.Response:

@@ -2,7 +2,7 @@
 
 Only the chosen subcommand's module is imported, so that help is quick and a running service carries no code it does not
 use. Exit codes: 0 success, 2 bad configuration or usage, 3 cannot start; ``extproc demo`` has 1 for a failed request,
-``extproc tokenize`` for a refused one.
+``extproc tokenize`` for a refused one, ``extproc record`` when there was nothing to record.
 """
 
 import argparse
@@ -26,6 +26,8 @@ COMMANDS: Commands = MappingProxyType(
         "check": ("extproc.cli.check", "validate the configuration, and Envoy's bootstrap when Envoy is installed"),
         "envoy-config": ("extproc.cli.envoy_config", "print the bootstrap of a standalone Envoy"),
         "tokenize": ("extproc.cli.tokenize", "show what becomes of a prompt: text, ids, boundaries, cache, timings"),
+        "simulate": ("extproc.cli.simulate", "play a load against policies in virtual time and compare them"),
+        "record": ("extproc.cli.record", "record live traffic of a running service to a trace: numbers only, no text"),
         "demo": ("extproc.cli.demo", "show the whole path on this machine, with a real Envoy"),
     }
 )

@@ -55,7 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings() if arguments.config is None else load_settings(arguments.config, environ=os.environ, flags={})
     spec, adapter = _spec(arguments.model, settings, configured=arguments.config is not None)
     try:
-        model = load_model(spec, source=find_source(spec), wanted=settings.tokens.backend, store=_private_store())
+        model = load_model(
+            spec,
+            source=find_source(spec),
+            wanted=settings.tokens.backend,
+            store=_private_store(),
+            min_prefix_bytes=settings.tokens.min_prefix_bytes,
+        )
         path, body = _body(arguments)
         request = read_body(path, body)
         runs = [inspect(model, adapter, request) for _ in range(2)]

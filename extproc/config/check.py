@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from extproc.config.discovery_check import find_discovery_faults, find_discovery_warnings
 from extproc.config.endpoints import eds_file
 from extproc.config.fault import Fault, closest, did_you_mean, shown
-from extproc.config.files import file_problem
+from extproc.config.files import directory_problem, file_problem
 from extproc.config.listen import find_listen_faults, unknown_placeholder
 from extproc.config.model_list import find_model_faults, names_of
 from extproc.config.plugin_list import find_plugin_faults, unknown_plugin
@@ -70,6 +70,7 @@ def find_faults(
         *find_policy_faults(settings),
         *_fleet(settings),
         *_tokens(settings),
+        *_recording(settings),
         *_forwarded_headers(settings.envoy.forwarded_headers),
         *find_discovery_faults(settings.discovery, plugin_names=plugin_names),
     ]
@@ -263,6 +264,12 @@ def _tokens(settings: Settings) -> list[Fault]:
         words = f"must be 0 or at least {MIN_CACHE_BYTES // MIB} MiB ({MIN_CACHE_BYTES:,})"
         return [Fault("tokens.cache_bytes", words)]
     return []
+
+
+def _recording(settings: Settings) -> list[Fault]:
+    directory = settings.recording.directory
+    problem = directory_problem(directory) if directory else ""
+    return [Fault("recording.directory", problem)] if problem else []
 
 
 def _forwarded_headers(names: Sequence[str]) -> list[Fault]:

@@ -21,6 +21,7 @@ from extproc.config.policies import (
     PrefixHashSettings,
     RoutingSettings,
 )
+from extproc.config.recording import RecordingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.config.telemetry import TelemetrySettings
@@ -48,6 +49,7 @@ class Settings:
     expected_latency: ExpectedLatencySettings = dataclasses.field(default_factory=ExpectedLatencySettings)
     tokens: TokensSettings = dataclasses.field(default_factory=TokensSettings)
     envoy: EnvoySettings = dataclasses.field(default_factory=EnvoySettings)
+    recording: RecordingSettings = dataclasses.field(default_factory=RecordingSettings)
     telemetry: TelemetrySettings = dataclasses.field(default_factory=TelemetrySettings)
     workers: tuple[WorkerSpec, ...] = ()
     models: tuple[ModelSpec, ...] = ()

@@ -25,6 +25,13 @@ class TokensSettings:
         low=0,
         high=1 << 40,
     )
+    min_prefix_bytes: int = setting(
+        1024,
+        "A shorter known beginning is used only where it is an eighth of the prompt; else encoding it is quicker.",
+        unit="bytes",
+        low=0,
+        high=1 << 20,
+    )
     verify_share: float = setting(
         0.001,
         "Share of the cache's prefix hits that are verified by encoding the whole prompt in the background.",

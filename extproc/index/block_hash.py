@@ -53,11 +53,12 @@ def block_hashes(ids: Ids, *, block_size: int, before: int, first_block: int = 0
     """
     count = len(ids) // block_size
     blocks = ids[: count * block_size].reshape(count, block_size).astype(np.uint64)
-    hashes: Hashes = blocks @ _COEFFICIENTS[:block_size]
+    hashes: Hashes = blocks.dot(_COEFFICIENTS[:block_size])
     hashes += _steps(first_block, count)
     _mix(hashes)
-    hashes[:1] += np.uint64(before)
-    return np.add.accumulate(hashes)
+    np.add.accumulate(hashes, out=hashes)
+    hashes += np.uint64(before)
+    return hashes
 
 
 def _steps(first: int, count: int) -> Hashes:

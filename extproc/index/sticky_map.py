@@ -31,7 +31,7 @@ _SET_WORDS = WAYS * _ENTRY_WORDS
 _HEADER_WORDS = 8
 _WORD_BYTES = 8
 _KEY, _FIRST, _SECOND, _LAST_USED = range(_ENTRY_WORDS)
-_SAMPLED_ENTRIES = 1 << 15
+_PART_SETS = 1 << 12
 
 
 class Sticky(NamedTuple):
@@ -61,9 +61,9 @@ class StickyMap:
         self._sets = len(self._entries) // _SET_WORDS
 
     @staticmethod
-    def prepare(memory: memoryview) -> None:
-        """Make fresh zeroed memory a map; done once, before any other process has it."""
-        memory[:_WORD_BYTES] = os.urandom(_WORD_BYTES)
+    def prepare(memory: memoryview, *, secret: bytes | None = None) -> None:
+        """Make fresh zeroed memory a map; done once, before any other process has it. A ``secret`` has 8 bytes."""
+        memory[:_WORD_BYTES] = os.urandom(_WORD_BYTES) if secret is None else secret
 
     @property
     def capacity(self) -> int:
@@ -105,12 +105,20 @@ class StickyMap:
         entries[start + at + _LAST_USED] = now
         entries[start + at] = key_hash
 
-    def groups(self, *, now: int, max_idle_secs: int) -> dict[int, int]:
-        """Return how many keys in use each worker (by fingerprint) was given last, of a large map in a part of it.
+    @property
+    def parts(self) -> int:
+        """How many parts it has: each can be counted at once without holding up anything else."""
+        return -(-self._sets // _PART_SETS)
 
-        Keys lie anywhere by their hashes, so a part is a fair sample.
-        """
-        entries = np.frombuffer(self._entries, np.uint64)[: _SAMPLED_ENTRIES * _ENTRY_WORDS].reshape(-1, _ENTRY_WORDS)
+    def part_of(self, key_hash: int) -> int:
+        """Return the part in which a key lies."""
+        return key_hash % self._sets // _PART_SETS
+
+    def groups(self, part: int, *, now: int, max_idle_secs: int) -> dict[int, int]:
+        """Return how many keys in use of a part each worker (by fingerprint) was given last."""
+        first = part * _PART_SETS * _SET_WORDS
+        words = np.frombuffer(self._entries, np.uint64)[first : first + _PART_SETS * _SET_WORDS]
+        entries = words.reshape(-1, _ENTRY_WORDS)
         used = entries[(entries[:, _KEY] != 0) & (entries[:, _LAST_USED] + np.uint64(max_idle_secs) >= np.uint64(now))]
         workers = np.where(used[:, _SECOND] != 0, used[:, _SECOND], used[:, _FIRST])
         found, counts = np.unique(workers, return_counts=True)

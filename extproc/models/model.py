@@ -59,6 +59,7 @@ class Model:
         backend: Backend,
         templates: ModelTemplates,
         store: TokenStore | None,
+        min_prefix_bytes: int = 0,
     ) -> None:
         self.spec = spec
         self.backend = backend
@@ -66,6 +67,7 @@ class Model:
         # Not the reference, which takes as much memory again as an encoder.
         self._before, self._after = tokenizer.before, tokenizer.after
         self._store = store
+        self._min_prefix_bytes = min_prefix_bytes
         self.surroundings = len(tokenizer.before), len(tokenizer.after)
         """How many tokens are put before and after a text that asks for special tokens."""
         self._system_first = templates.wants_system_first
@@ -114,7 +116,7 @@ class Model:
         salt = body.cache_salt or ""
         prompt = body.prompt_input()
         if isinstance(prompt, ChatInput):
-            text, conversation = self.render(prompt)
+            pieces, conversation = self.render_pieces(prompt)
             special, exact, media = prompt.add_special_tokens, conversation.exact, conversation.media
             namespace = self.namespace(adapter=adapter, cache_salt=salt, media=media, special=special)
             own_template = prompt.chat_template is not None
@@ -122,7 +124,7 @@ class Model:
                 # Media set the root of the block hashes, which the cache does not keep; and a template may have written
                 # another time than that of the key, as one of the request's own always may.
                 key = None
-            return [self._begin(text, namespace, key, special=special, exact=exact)]
+            return [self._begin(pieces, namespace, key, special=special, exact=exact)]
         prompts = () if prompt is None else prompt.texts if isinstance(prompt, TextInput) else prompt.prompts
         if most is not None and len(prompts) > most:
             raise TooManyPrompts
@@ -151,6 +153,11 @@ class Model:
 
     def render(self, prompt: ChatInput) -> tuple[str, Conversation]:
         """Return the text of a message list and the messages as the template got them."""
+        pieces, conversation = self.render_pieces(prompt)
+        return "".join(pieces), conversation
+
+    def render_pieces(self, prompt: ChatInput) -> tuple[list[str], Conversation]:
+        """The same with the text in the pieces that the template wrote."""
         tools = None if prompt.tool_choice_none and self.spec.exclude_tools_when_tool_choice_none else prompt.tools
         if prompt.chat_template is None:
             template = self.templates.select(tools=tools is not None)
@@ -166,7 +173,7 @@ class Model:
         if prompt.low_effort_kwargs is not None and not self._can_stop_thinking:
             kwargs = prompt.low_effort_kwargs
         conversation = to_conversation(messages, content_format=self.templates.format_of(template))
-        text = template.render(
+        pieces = template.pieces(
             conversation.messages,
             tools=tools,
             documents=prompt.documents,
@@ -174,7 +181,7 @@ class Model:
             continue_final_message=prompt.continue_final_message,
             kwargs=self._default_kwargs | kwargs if self._default_kwargs else kwargs,
         )
-        return text, conversation
+        return pieces, conversation
 
     def namespace(
         self, *, adapter: str, cache_salt: str, media: Sequence[bytes] = (), special: bool = False
@@ -200,7 +207,12 @@ class Model:
         boundaries = Boundaries(tokens)
         # Readers take the epoch first and the cache then, so the cache is set first: nobody uses prefixes in the epoch
         # that has none.
-        self.cache = PromptCache(store=self._store, encoder=self.backend.encoder, boundaries=boundaries)
+        self.cache = PromptCache(
+            store=self._store,
+            encoder=self.backend.encoder,
+            boundaries=boundaries,
+            min_prefix_bytes=self._min_prefix_bytes,
+        )
         self._epoch = b"prefixes" if tokens else b"whole"
 
     def _safe_tokens(self, tokenizer: TokenizerFile) -> list[Any]:
@@ -220,7 +232,13 @@ class Model:
         return None if volatile is None else volatile.encode()
 
     def _begin(
-        self, text: str, namespace: Namespace, key: WholeKey | None, *, special: bool, exact: bool = True
+        self,
+        text: str | list[str],
+        namespace: Namespace,
+        key: WholeKey | None,
+        *,
+        special: bool,
+        exact: bool = True,
     ) -> "Encoding | PromptTokens":
         try:
             encoding = self.cache.begin(
@@ -241,7 +259,12 @@ class Model:
 
 
 def load_model(
-    spec: ModelSpec, *, source: Path, wanted: Literal["auto", "tokenizers"], store: TokenStore | None
+    spec: ModelSpec,
+    *,
+    source: Path,
+    wanted: Literal["auto", "tokenizers"],
+    store: TokenStore | None,
+    min_prefix_bytes: int = 0,
 ) -> Model:
     """Read, check and try a model; takes up to seconds. Raises :class:`ModelUnusable` naming the file at fault."""
     files = read_files(source, spec)
@@ -272,6 +295,7 @@ def load_model(
             backend=choose_backend(tokenizer, wanted),
             templates=templates,
             store=store,
+            min_prefix_bytes=min_prefix_bytes,
         )
     except Exception as error:
         raise ModelUnusable(f"{files.tokenizer}: fails when it is tried: {error}") from error

@@ -108,7 +108,13 @@ class ModelShelf:
             source = find_source(spec)
             entry.loaded = entry.seen = stamp_of(source, spec)
             entry.source = source
-            model = load_model(spec, source=source, wanted=self._settings.backend, store=self._store)
+            model = load_model(
+                spec,
+                source=source,
+                wanted=self._settings.backend,
+                store=self._store,
+                min_prefix_bytes=self._settings.min_prefix_bytes,
+            )
         except INTERRUPTS:
             raise
         except BaseException as error:  # noqa: BLE001 - see below

@@ -31,11 +31,13 @@ from extproc.models.shelf import ModelShelf
 from extproc.observer.engine_rows import EngineRows
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
+from extproc.observer.recording import ObservedRecording
 from extproc.observer.state import SharedState
 from extproc.observer.tokens import ObservedTokens
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.layout import Part
 from extproc.shm.processes import ProcessTable
+from extproc.shm.recording import RecordingOrder
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
 from extproc.shm.worker_table import WorkerTable
@@ -93,12 +95,13 @@ class ObserverProcess:
         known = Lists(settings.workers, settings.models) if restored is None else lists_of(restored)
         self._source = discover(settings, config_file=config_file, known=known, metrics=metrics)
         store = TokenStore.of_segment(segment)
+        processes = ProcessTable(segment)
         state = SharedState(
             document=document,
             token_store=store,
             table=table,
             prefixes=prefixes,
-            processes=ProcessTable(segment),
+            processes=processes,
             workers=self._observer.workers,
         )
         self._admin = AdminServer(
@@ -109,6 +112,9 @@ class ObserverProcess:
                 shelf=ModelShelf(settings=settings.tokens, store=store, metrics=TokenMetrics()),
                 store=store,
                 specs=self._observer.models,
+            ),
+            recording=ObservedRecording(
+                settings=settings.recording, order=RecordingOrder(segment), rows=processes.rows
             ),
         )
         if restored is None:

@@ -136,8 +136,15 @@ class Stickies(Protocol):
     def put(self, key_hash: int, workers: tuple[int, ...], now: int) -> None:
         """Keep fingerprints of workers for a key."""
 
-    def groups(self, *, now: int, max_idle_secs: int) -> dict[int, int]:
-        """How many keys in use each worker was given last."""
+    @property
+    def parts(self) -> int:
+        """How many parts the record has."""
+
+    def part_of(self, key_hash: int) -> int:
+        """The part in which a key lies."""
+
+    def groups(self, part: int, *, now: int, max_idle_secs: int) -> dict[int, int]:
+        """How many keys in use of a part each worker was given last."""
 
 
 class Lengths(Protocol):

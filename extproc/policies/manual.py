@@ -11,6 +11,7 @@ remembered worker, then any. Source of the rule: the family of the Shepherd Mode
 bounded.
 """
 
+from collections import Counter
 from typing import ClassVar
 
 import numpy as np
@@ -50,7 +51,8 @@ class Manual:
         self._mode = parameters.assignment_mode
         self._max_idle_secs = parameters.max_idle_secs
         self._max_endpoints = context.max_endpoints
-        self._groups: dict[int, int] = {}
+        self._groups: list[Counter[int]] = []
+        self._next_part = 0
         self._counted_at = -COUNT_EVERY_SECS
 
     def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:
@@ -70,7 +72,8 @@ class Manual:
         order = self._assigned(candidates)
         given = fingerprint(candidates.workers[order[0]].id)
         self._stickies.put(key_hash, (*workers, given)[-REMEMBERED_WORKERS:], now)
-        self._groups[given] = self._groups.get(given, 0) + 1
+        if self._groups:
+            self._groups[self._stickies.part_of(key_hash)][given] += 1
         return Choice(picked(candidates, order), Reason.STICKY_ASSIGNED)
 
     def _in_use(self, key_hash: int, now: int) -> Sticky | None:
@@ -87,10 +90,22 @@ class Manual:
         if self._mode == "min_load":
             return self._ranking.lowest(self._loads.requests(candidates))
         if self._mode == "min_group":
-            now = self._clock()
-            if now - self._counted_at >= COUNT_EVERY_SECS:
-                self._groups = self._stickies.groups(now=int(now), max_idle_secs=self._max_idle_secs)
-                self._counted_at = now
-            keys = [self._groups.get(worker, 0) for worker in candidates.fingerprints]
+            self._count()
+            keys = [sum([part[worker] for part in self._groups]) for worker in candidates.fingerprints]
             return self._ranking.lowest(np.array(keys, dtype=np.float64))
         return drawn(self._rng, len(candidates), self._max_endpoints)
+
+    def _count(self) -> None:
+        """Count what others have assigned and what is not in use any more, one part of the map after the other."""
+        now = self._clock()
+        if now - self._counted_at < COUNT_EVERY_SECS:
+            return
+        self._counted_at = now
+        if not self._groups:
+            self._groups = [self._counted(part, int(now)) for part in range(self._stickies.parts)]
+        else:
+            self._groups[self._next_part] = self._counted(self._next_part, int(now))
+            self._next_part = (self._next_part + 1) % self._stickies.parts
+
+    def _counted(self, part: int, now: int) -> Counter[int]:
+        return Counter(self._stickies.groups(part, now=now, max_idle_secs=self._max_idle_secs))

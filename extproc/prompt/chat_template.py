@@ -77,7 +77,29 @@ class ChatTemplate:
         continue_final_message: bool,
         kwargs: Mapping[str, Any],
     ) -> str:
-        """Return the text of the prompt.
+        """Return the text of the prompt; see :meth:`pieces`."""
+        return "".join(
+            self.pieces(
+                conversation,
+                tools=tools,
+                documents=documents,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                kwargs=kwargs,
+            )
+        )
+
+    def pieces(
+        self,
+        conversation: list[dict[str, Any]],
+        *,
+        tools: list[Any] | None,
+        documents: list[Any] | None,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        kwargs: Mapping[str, Any],
+    ) -> list[str]:
+        """Return the text of the prompt in the pieces that the template writes.
 
         ``conversation`` is what ``to_conversation`` returns: every message has a role and a content, and it is JSON
         throughout, as all other arguments are. It is not changed. ``kwargs`` are the request's
@@ -103,11 +125,11 @@ class ChatTemplate:
         variables["documents"] = _objects(documents, "documents")
         variables["add_generation_prompt"] = add_generation_prompt
         try:
-            text = "".join(self._template.root_render_func(self._template.new_context(variables, shared=True)))
+            pieces = list(self._template.root_render_func(self._template.new_context(variables, shared=True)))
         except Exception as error:
             # A template is a program, made for other input than it may get here.
             raise refusal(error) from error
-        return cut_at_mark(text, final) if continue_final_message else text
+        return [cut_at_mark("".join(pieces), final)] if continue_final_message else pieces
 
     def volatile(self, now: datetime) -> str | None:
         """Return what, together with the input, determines the output of a rendering at ``now`` (local time).

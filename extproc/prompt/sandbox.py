@@ -36,11 +36,12 @@ _SAFE_ATTRIBUTES: Mapping[type, frozenset[str]] = MappingProxyType(
     }
 )
 _SCOPES = frozenset(("_loop_vars", "_block_vars"))
-_JSON_TYPES = frozenset((str, int, float, bool, type(None), list, dict))
+JSON_TYPES = frozenset((str, int, float, bool, type(None), list, dict))
+read_plainly = object.__getattribute__
 _dumps = json.JSONEncoder(ensure_ascii=False).encode
 
 
-class _Namespace(Namespace):
+class ChatNamespace(Namespace):
     """jinja's namespace, which refuses names with an underscore in front: they could lead to Python's internals."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - `namespace(self=...)` is allowed
@@ -50,8 +51,9 @@ class _Namespace(Namespace):
         Namespace.__init__(args[0], attributes)
 
     def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401
-        _refuse_underscore(name)
-        object.__getattribute__(self, "_Namespace__attrs")[name] = value
+        if name[:1] == "_":
+            _refuse_underscore(name)
+        read_plainly(self, "_Namespace__attrs")[name] = value
 
 
 class _Dict:
@@ -135,19 +137,17 @@ class TemplateEnvironment(CompilingEnvironment):
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = lambda format: clock().strftime(format)  # noqa: A006 - templates name it
         self.globals["dict"] = _Dict()
-        self.globals["namespace"] = _Namespace
+        self.globals["namespace"] = ChatNamespace
 
     def getattr(self, obj: Any, attribute: str) -> Any:  # noqa: ANN401
         """Read ``obj.attribute``, or ``obj["attribute"]``, for a template."""
         kind = type(obj)
-        safe = _SAFE_ATTRIBUTES.get(kind)
-        if safe is not None:
-            if attribute in safe:
-                return getattr(obj, attribute)
-        elif kind is _Namespace:
-            value = object.__getattribute__(obj, "_Namespace__attrs").get(attribute, missing)
-            if type(value) in _JSON_TYPES:
+        if kind is ChatNamespace:
+            value = read_plainly(obj, "_Namespace__attrs").get(attribute, missing)
+            if type(value) in JSON_TYPES:
                 return value
+        elif attribute in _SAFE_ATTRIBUTES.get(kind, ()):
+            return getattr(obj, attribute)
         return super().getattr(obj, attribute)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401

@@ -23,8 +23,34 @@ class _FastCode(CodeGenerator):
     """Writes the code of a template."""
 
     def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:  # noqa: N802
+        # What attributes are set of; only these are read as namespaces.
+        self._namespaces = {reference.name for reference in node.find_all(nodes.NSRef)}
         super().visit_Template(node, frame)
         self.writeline("from extproc.prompt.list_loop import ListLoop, loop_over as LoopContext")
+        self.writeline("from extproc.prompt.sandbox import JSON_TYPES, ChatNamespace, read_plainly")
+
+    def visit_Output(self, node: nodes.Output, frame: Frame) -> None:  # noqa: N802
+        plain_text = frame.buffer is None and not (
+            frame.require_output_check or frame.eval_ctx.autoescape or frame.eval_ctx.volatile
+        )
+        others: list[nodes.Expr] = []
+        for child in node.nodes:
+            if plain_text and (terms := _wide_sum(child)):
+                if others:
+                    super().visit_Output(nodes.Output(others, lineno=node.lineno), frame)
+                    others = []
+                self._write_terms(child, terms, frame)
+            else:
+                others.append(child)
+        if others:
+            super().visit_Output(nodes.Output(others, lineno=node.lineno), frame)
+
+    def visit_NSRef(self, node: nodes.NSRef, frame: Frame) -> None:  # noqa: N802
+        if node.attr.startswith("_"):
+            super().visit_NSRef(node, frame)
+        else:
+            # That it is a namespace has just been checked, and templates can only make those of ours.
+            self.writeline(f"read_plainly({frame.symbols.ref(node.name)}, '_Namespace__attrs')[{node.attr!r}]")
 
     @optimizeconst
     def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:  # noqa: N802
@@ -73,27 +99,64 @@ class _FastCode(CodeGenerator):
     @optimizeconst
     def visit_Add(self, node: nodes.BinExpr, frame: Frame) -> None:  # noqa: N802
         terms = _terms(node)
-        texts = [term.value for term in terms if isinstance(term, nodes.Const)]
-        if len(terms) < 3 or not 0 < len(texts) < len(terms) or any(type(text) is not str for text in texts):  # noqa: PLR2004
+        if len(terms) < 3 or not _texts(terms):  # noqa: PLR2004
             super().visit_Add(node, frame)
             return
-        # Copies a long text once instead of with every term. `&`, since the sum needs all values in any case.
-        names = ["" if isinstance(term, nodes.Const) else self._new_name() for term in terms]
-        pieces = [repr(term.value) if isinstance(term, nodes.Const) else "" for term in terms]
-        joined = " ".join(piece or f"f'{{{name}}}'" for piece, name in zip(pieces, names, strict=True))
-        summed = " + ".join(piece or name for piece, name in zip(pieces, names, strict=True))
+        # Copies a long text once instead of with every term.
+        names = self._named(terms)
+        joined = " ".join(
+            name if isinstance(term, nodes.Const) else f"f'{{{name}}}'" for term, name in zip(terms, names, strict=True)
+        )
         self.write(f"({joined} if ")
-        for position, name in enumerate(filter(None, names)):
+        self._write_test(terms, names, frame)
+        self.write(f" else {' + '.join(names)})")
+
+    def _write_terms(self, node: nodes.Expr, terms: list[nodes.Expr], frame: Frame) -> None:
+        """Write out the terms of a sum one by one where they are texts.
+
+        Their sum would have two bytes or more for every letter, as some letters need that, and be slow to convert.
+        """
+        names = self._named(terms)
+        self.writeline("if ", node)
+        self._write_test(terms, names, frame)
+        self.write(":")
+        self.indent()
+        for name in names:
+            self.writeline(f"yield {name}")
+        self.outdent()
+        self.writeline("else:")
+        self.indent()
+        self.writeline(f"yield str({' + '.join(names)})")
+        self.outdent()
+
+    def _named(self, terms: list[nodes.Expr]) -> list[str]:
+        """Return what stands for each term: the literal of a text, or a new name."""
+        return [repr(term.value) if isinstance(term, nodes.Const) else self._new_name() for term in terms]
+
+    def _write_test(self, terms: list[nodes.Expr], names: list[str], frame: Frame) -> None:
+        """Give the terms their names, and ask whether all of them are texts."""
+        position = 0
+        for term, name in zip(terms, names, strict=True):
+            if isinstance(term, nodes.Const):
+                continue
+            # `&`, since the sum needs all values in any case.
             self.write(f"{' & ' if position else ''}(type({name} := ")
-            self.visit(terms[names.index(name)], frame)
+            self.visit(term, frame)
             self.write(") is str)")
-        self.write(f" else {summed})")
+            position += 1
 
     def _write_key(self, of: nodes.Expr, key: str, frame: Frame, *, otherwise: str) -> None:
         environment = self.environment
         assert isinstance(environment, CompilingEnvironment)
         environment.absent.setdefault(key, environment.undefined(obj={}, name=key))
         value = self._new_name()
+        if isinstance(of, nodes.Name) and of.name in self._namespaces and not key.startswith("_"):
+            found = self._new_name()
+            self.write(f"({found} if type({value} := ")
+            self.visit(of, frame)
+            self.write(f") is ChatNamespace and type({found} := read_plainly({value}, '_Namespace__attrs')")
+            self.write(f".get({key!r}, missing)) in JSON_TYPES else environment.{otherwise}({value}, {key!r}))")
+            return
         self.write(f"(({value}[{key!r}] if {key!r} in {value} else environment.absent[{key!r}]) if type({value} := ")
         self.visit(of, frame)
         self.write(f") is dict else environment.{otherwise}({value}, {key!r}))")
@@ -126,6 +189,18 @@ def _terms(node: nodes.Expr) -> list[nodes.Expr]:
         terms.append(node.right)
         node = node.left
     return [node, *reversed(terms)]
+
+
+def _texts(terms: list[nodes.Expr]) -> list[str]:
+    """Return the constants of a sum that is not constant itself, if there are some and all of them are texts."""
+    texts = [term.value for term in terms if isinstance(term, nodes.Const)]
+    return texts if len(texts) < len(terms) and all(type(text) is str for text in texts) else []
+
+
+def _wide_sum(node: nodes.Expr) -> list[nodes.Expr]:
+    """Return the terms of a sum that has a constant with other letters than ASCII, else nothing."""
+    terms = _terms(node)
+    return terms if any(not text.isascii() for text in _texts(terms)) else []
 
 
 def _is_short(argument: nodes.Expr) -> bool:

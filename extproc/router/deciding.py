@@ -17,6 +17,7 @@ from extproc.models.reader import PromptReader
 from extproc.policies.base import Policy, PolicyContext
 from extproc.policies.plugin import PluginPolicy
 from extproc.policies.registry import POLICIES
+from extproc.recording.recorder import Recorder
 from extproc.routing.accounting import Accounts
 from extproc.routing.admission import Admission
 from extproc.routing.director import Director
@@ -29,6 +30,7 @@ from extproc.shm.counters import SharedCounter
 from extproc.shm.layout import Part
 from extproc.shm.lengths import LengthColumns
 from extproc.shm.processes import ProcessRow
+from extproc.shm.recording import RecordingOrder
 from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Engine, WorkerTable
 from extproc.telemetry.metrics import Metrics
@@ -50,12 +52,12 @@ class Deciding:
         *,
         settings: Settings,
         segment: Segment,
-        process_slot: int,
+        row: ProcessRow,
         fleet: FleetView,
         prompts: PromptReader,
         metrics: Metrics,
     ) -> None:
-        self._slot = process_slot
+        process_slot = self._slot = row.slot
         table = WorkerTable(segment)
         routing = settings.routing
         prefixes = PrefixIndex(
@@ -99,6 +101,7 @@ class Deciding:
             on_waited=metrics.admission_wait_seconds.observe,
             assumed_answer_tokens=routing.assumed_answer_tokens,
         )
+        self.recorder = _recorder(settings, segment, table, row)
         self.director = Director(
             fleet=fleet,
             prompts=prompts,
@@ -111,6 +114,7 @@ class Deciding:
             metrics=metrics,
             always_tokenize=settings.tokens.when == "always",
             single_endpoint=routing.destination == "single",
+            recorder=self.recorder,
         )
 
     def look_after(self, routers: Sequence[ProcessRow]) -> None:
@@ -119,6 +123,19 @@ class Deciding:
         if self._slot in slots:
             self.breakers.rank, self.breakers.routers = slots.index(self._slot), len(slots)
         self.accounts.sweep()
+
+
+def _recorder(settings: Settings, segment: Segment, table: WorkerTable, row: ProcessRow) -> Recorder | None:
+    """Make what records requests while that is wanted, or nothing where it is not allowed."""
+    if not settings.recording.directory:
+        return None
+    return Recorder(
+        order=RecordingOrder(segment),
+        table=table,
+        clock=monotonic,
+        assumed_answer_tokens=settings.routing.assumed_answer_tokens,
+        on_begun=row.begin_recording,
+    )
 
 
 def _context(

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 import socket
+from pathlib import Path
 
 import uvloop
 
@@ -16,6 +17,7 @@ from extproc.models.shelf import ModelShelf
 from extproc.router.accept_gate import AcceptGate
 from extproc.router.deciding import Deciding
 from extproc.router.handler import ProcessService
+from extproc.router.recording import RecordKeeper
 from extproc.server.base import Listener, Server
 from extproc.server.grpc_health import HealthBoard
 from extproc.server.transports import server_class
@@ -63,11 +65,19 @@ class Router:
         self.deciding = Deciding(
             settings=settings,
             segment=segment,
-            process_slot=boot.slot,
+            row=self.row,
             fleet=self.fleet,
             prompts=self.prompts,
             metrics=self.metrics,
         )
+        self.records: RecordKeeper | None = None
+        if self.deciding.recorder is not None:
+            self.records = RecordKeeper(
+                recorder=self.deciding.recorder,
+                directory=Path(settings.recording.directory),
+                row=self.row,
+                metrics=self.metrics,
+            )
         self.service = ProcessService(
             decider=self.deciding.director,
             server=settings.server,
@@ -147,18 +157,24 @@ async def _serve(boot: ChildBoot) -> int:
             raise StartupError(f"the ext_proc server cannot listen: {error}") from error
         # What is loaded by now lives as long as the process: the collector need not look at it again and again.
         gc.freeze()
-        chores = (
+        chores = [
             spawn(router.keep_house(), name="housekeeping", eternal=True),
             spawn(router.models.run(), name="models", eternal=True),
-        )
+        ]
+        writing = None if router.records is None else spawn(router.records.run(), name="recording")
+        if writing is not None:
+            chores.append(writing)
         for chore in chores:
-            # Without it metrics, load or models would stand still unseen: end then, and be replaced.
+            # Without it metrics, load, models or records would stand still unseen: end then, and be replaced.
             chore.add_done_callback(lambda _done: life.stop.set())
         router.health.set_ready(True)
         life.ready()
         await life.stop.wait()
         failed = any(chore.done() for chore in chores)
         await router.drain()
+        if router.records is not None and writing is not None:
+            router.records.finish()
+            await asyncio.wait([writing])
         for chore in chores:
             chore.cancel()
         router.prompts.close()

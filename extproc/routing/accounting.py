@@ -66,8 +66,9 @@ class Flight(msgspec.Struct, eq=False):
 
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests that
     were there before it, and ``ahead_secs`` is how long their prompts still took. Its own, of which ``uncached_tokens``
-    are to compute, should be in work from ``begins_at`` to ``done_at``. ``answered_at`` is 0 until the response headers
-    are seen, and ``streamed`` is whether they came before the answer, and from the worker that was chosen. ``trial`` is
+    are to compute, should be in work from ``begins_at`` to ``done_at``. ``answered_at`` and ``status`` are 0 until
+    the response headers are seen. ``headers_first`` is whether they came before the answer, and ``streamed`` whether
+    they did and from the worker that was chosen. ``early``: the stream has ended, the answer perhaps not. ``trial`` is
     what the breakers want to know of it when nothing becomes of it, 0 when it is no trial.
     """
 
@@ -84,7 +85,10 @@ class Flight(msgspec.Struct, eq=False):
     hashes: Hashes | None = None
     news: Hashes | None = None
     answered_at: float = 0.0
+    status: int = 0
     streamed: bool = False
+    headers_first: bool = False
+    early: bool = False
     trial: float = 0.0
     over: bool = False
     on_end: Callable[[], None] | None = None
@@ -152,6 +156,8 @@ class Accounts:
         if flight.answered_at or flight.over:
             return
         flight.answered_at = now = self._clock()
+        flight.status = status
+        flight.headers_first = streamed
         first = flight.worker
         server = first if not served or served == first.address else self._worker_at(served)
         if server is not first:
@@ -177,6 +183,7 @@ class Accounts:
         if flight.over:
             return
         flight.over = True
+        flight.early = early
         if early and len(self._lingering) < MAX_LINGERING:
             self._linger(flight)
             return

@@ -12,7 +12,7 @@ from extproc.fleet.breaker import Breakers
 from extproc.fleet.candidates import Candidates
 from extproc.fleet.worker import Worker
 from extproc.policies.base import Choice, Needs, Policy
-from extproc.routing.accounting import Accounts
+from extproc.routing.accounting import Accounts, Flight
 from extproc.routing.admission import Admission, Ticket
 from extproc.routing.candidates import within_subset
 from extproc.routing.decision import Decision
@@ -59,11 +59,21 @@ class FleetView(Protocol):
         """The configured model that a request's ``model`` stands for."""
 
 
+class RequestRecorder(Protocol):
+    """What records requests while that is wanted (:class:`extproc.recording.recorder.Recorder`)."""
+
+    def began(self) -> float:
+        """Return the time of now for a request that arrives and is to be recorded; 0 for one that is not."""
+
+    def chosen(self, request: RoutingRequest, choice: Choice, *, policy: str, flight: Flight, arrived: float) -> None:
+        """Take a request's numbers at its choice; its end is seen when its flight is given back."""
+
+
 class Director:
     """Decides for one router process.
 
     Prompts to configured models are tokenized when a policy needs it, or for every request with ``always_tokenize``.
-    ``single_endpoint`` is for data planes that take one endpoint only.
+    ``single_endpoint`` is for data planes that take one endpoint only. Without a ``recorder`` nothing can be recorded.
     """
 
     def __init__(
@@ -80,6 +90,7 @@ class Director:
         metrics: Metrics,
         always_tokenize: bool = False,
         single_endpoint: bool = False,
+        recorder: RequestRecorder | None = None,
     ) -> None:
         self._fleet = fleet
         self._prompts = prompts
@@ -92,6 +103,7 @@ class Director:
         self._metrics = metrics
         self._always_tokenize = always_tokenize
         self._single_endpoint = single_endpoint
+        self._recorder = recorder
         self._known_models: tuple[ModelSpec, ...] | None = None
         self._reads_bodies = False
         self._records = False
@@ -111,6 +123,7 @@ class Director:
         return run_flow(self._decide(request))
 
     def _decide(self, request: RoutingRequest) -> Flow[Decision]:
+        arrived = 0.0 if self._recorder is None else self._recorder.began()
         if request.body_needed:
             # The body may have taken its time; else the fleet was looked at just before, with the headers.
             self._refresh()
@@ -132,7 +145,7 @@ class Director:
                     # Workers may have come and gone meanwhile.
                     self._refresh()
                     candidates = self._candidates(request, model)
-            return self._choose(request, candidates, policy, ticket)
+            return self._choose(request, candidates, policy, ticket, arrived)
         except BaseException:
             if ticket is not None:
                 ticket.release()
@@ -175,7 +188,7 @@ class Director:
         return self._breakers.usable(candidates)
 
     def _choose(
-        self, request: RoutingRequest, candidates: Candidates, policy: Policy, ticket: Ticket | None
+        self, request: RoutingRequest, candidates: Candidates, policy: Policy, ticket: Ticket | None, arrived: float
     ) -> Decision:
         choice = policy.choose(request, candidates)
         self._selector.compare(request, candidates, choice)
@@ -188,6 +201,8 @@ class Director:
         flight = self._accounts.start(request, choice, record=self._records)
         if ticket is not None:
             flight.on_end = ticket.release
+        if arrived and self._recorder is not None:
+            self._recorder.chosen(request, choice, policy=policy.name, flight=flight, arrived=arrived)
         return Decision(
             endpoints,
             worker,

@@ -3,7 +3,7 @@
 ::
 
     offset      bytes
-    0           256         header: magic, version, size, and where the optional parts lie   (segment.py)
+    0           256         header: magic, version, size, where the optional parts lie, ...  (segment.py)
     256         8,192       process table: 64 rows of 16 words                               (processes.py)
     8,448       8,192       counters: 64 processes x 16 cells                                (counters.py)
     16,640      2,097,152   load columns: 64 processes x 4 quantities x 1024 worker slots    (worker_table.py)

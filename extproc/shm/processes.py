@@ -13,7 +13,8 @@
     word 7   total_streams    since it started                 the process
     word 8   shared_streams   load on the shared address       the process
     word 9   fleet_generation the fleet it routes by           the process
-    10..15   zero
+    word 10  recording        whose requests it still holds    the process
+    11..15   zero
 
 Everybody reads. A torn read cannot happen: a word is read whole, and each means something alone. Two words of one row
 may belong to different moments, and the row of a dead process may be claimed for another between two reads; readers
@@ -34,8 +35,8 @@ from extproc.shm.layout import (
 )
 from extproc.shm.segment import Segment
 
-_STATE, _ROLE, _INDEX, _PID, _STARTED, _HEARTBEAT, _ACTIVE, _TOTAL, _SHARED, _FLEET = range(10)
-assert _FLEET < PROCESS_ROW_WORDS, "a row has room for its fields"
+_STATE, _ROLE, _INDEX, _PID, _STARTED, _HEARTBEAT, _ACTIVE, _TOTAL, _SHARED, _FLEET, _RECORDING = range(11)
+assert _RECORDING < PROCESS_ROW_WORDS, "a row has room for its fields"
 
 
 class ProcessState(IntEnum):
@@ -145,6 +146,19 @@ class ProcessRow:
     @fleet_generation.setter
     def fleet_generation(self, value: int) -> None:
         self._words[_FLEET] = value
+
+    @property
+    def recording(self) -> int:
+        """The number of the recording of which it has not written everything; 0 when there is none."""
+        return self._words[_RECORDING]
+
+    def begin_recording(self, number: int) -> None:
+        """Note that there is something to write."""
+        self._words[_RECORDING] = number
+
+    def end_recording(self) -> None:
+        """Note that everything is written."""
+        self._words[_RECORDING] = 0
 
     def _claim(self, *, role: Role, index: int, now_ns: int) -> None:
         words = self._words

@@ -3,7 +3,7 @@
 It is anonymous (``memfd``): it has no name, so there is nothing to unlink, nothing to find for another user and nothing
 left when the last process is gone. It is inherited by descriptor number.
 
-The header is written before any child exists and, but for two words, never again::
+The header is written before any child exists and, but for what others write as it says, never again::
 
     word 0      magic "extproc"
     word 1      version of the layout
@@ -11,6 +11,7 @@ The header is written before any child exists and, but for two words, never agai
     word 3      load columns that were ever in use (worker_table.py); written by the supervisor
     word 4      time of the last change of a breaker; written by any router
     word 8 + 2p offset of optional part p, and after it its length, bytes; 0 when there is none
+    word 24     what to record, four words (recording.py); written by the observer
 """
 
 import fcntl
@@ -24,6 +25,8 @@ from extproc.shm.layout import HEADER_BYTES, HEADER_OFFSET, MAGIC, PAGE_BYTES, S
 
 COLUMNS_WORD, BREAKERS_WORD = 3, 4
 _PARTS_WORD = 8
+RECORDING_WORD = 24
+assert _PARTS_WORD + 2 * len(Part) <= RECORDING_WORD, "the parts have room"
 
 
 class Segment:

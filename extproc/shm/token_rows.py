@@ -15,15 +15,13 @@ points to is validated in turn.
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic_ns
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
-
-from extproc.shm.layout import WORD_BYTES
 
 ROW_WORDS = 8
 ROW_BYTES = 64
@@ -34,7 +32,9 @@ _COUNTED_SETS = 1 << 16
 _SET_WORDS = WAYS * ROW_WORDS
 _KEY_A, _KEY_B, _CLAIM, _PLACE, _SIZE, _CHECK, _LAST_USED = range(7)
 _CHECKED = struct.Struct("=5Q")
-_ROW = struct.Struct("=8Q")
+_UNCHECKED = struct.Struct("=3Q")
+_SET = struct.Struct(f"={_SET_WORDS}Q")
+_SET_BYTES = WAYS * ROW_BYTES
 _LOW = 0xFFFF_FFFF
 
 Words = npt.NDArray[np.uint64]
@@ -99,19 +99,26 @@ class RowTable:
         there: npt.NDArray[np.bool_] = (same & self._are_in_force(table)).any(axis=1)
         return there
 
-    def put(self, key: Key, row: Row) -> None:
-        """Store a row in place of the one with the same key, else of the one used least recently."""
-        base = (key[0] & (self._sets - 1)) * _SET_WORDS
-        words = self._words[base : base + _SET_WORDS].tolist()
-        ages = words[_LAST_USED::ROW_WORDS]
-        way = ages.index(min(ages))
-        if key[0] in words:
-            for same in range(WAYS):
-                if words[same * ROW_WORDS] == key[0] and words[same * ROW_WORDS + 1] == key[1]:
-                    way = same
-        checked = (*key, row.claim, row.place, row.tokens << 32 | row.bytes)
-        start = (base + way * ROW_WORDS) * WORD_BYTES
-        self._memory[start : start + ROW_BYTES] = _ROW.pack(*checked, _check(checked), monotonic_ns(), 0)
+    def put(self, claim: int, place: int, entries: Iterable[tuple[Key, int, int]]) -> None:
+        """Store rows that lead to one place: each a key, a number of tokens and one of bytes.
+
+        Each takes the place of the one with the same key, else of the one used least recently.
+        """
+        memory, last_set = self._memory, self._sets - 1
+        for (first, second), tokens, size in entries:
+            start = (first & last_set) * _SET_BYTES
+            words = _SET.unpack_from(memory, start)
+            ages = words[_LAST_USED::ROW_WORDS]
+            way = ages.index(min(ages))
+            if first in words:
+                for same in range(WAYS):
+                    if words[same * ROW_WORDS] == first and words[same * ROW_WORDS + 1] == second:
+                        way = same
+            start += way * ROW_BYTES
+            checked = _CHECKED.pack(first, second, claim, place, tokens << 32 | size)
+            # Every row its own time: of rows of one time in a set, all would take the place of the first.
+            rest = _UNCHECKED.pack(xxhash.xxh3_64_intdigest(checked), monotonic_ns(), 0)
+            memory[start : start + ROW_BYTES] = checked + rest
 
     def count(self) -> int:
         """How many rows point to something that is still there; of a large table an estimate from a part of it."""

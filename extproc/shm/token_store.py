@@ -27,7 +27,7 @@ as it is written.
 
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -210,7 +210,7 @@ class TokenStore:
             if row is None:
                 self.unstored += 1
                 return
-            self._link(row, [entry for entry in entries if entry[1] <= taken + last])
+            self._rows.put(row.claim, row.place, [entry for entry in entries if entry[1] <= taken + last])
             if last == len(ids):
                 break
             entries = [entry for entry in entries if entry[1] > taken + last]
@@ -218,7 +218,7 @@ class TokenStore:
 
     def link(self, row: Row, *, keys: Sequence[Key], tokens: Sequence[int], sizes: Sequence[int]) -> None:
         """Store keys of prefixes of the prompt that ends with ``row``'s extent."""
-        self._link(row, zip(keys, tokens, sizes, strict=True))
+        self._rows.put(row.claim, row.place, zip(keys, tokens, sizes, strict=True))
 
     def extent_tokens(self, block_size: int) -> int:
         """Return how many tokens fit into one extent at least."""
@@ -256,10 +256,6 @@ class TokenStore:
         yield from range(len(keys) - 1, few - 1, -1)
         if few:
             yield from np.flatnonzero(self._rows.present(np.array(keys[:few], dtype=np.uint64)))[::-1].tolist()
-
-    def _link(self, row: Row, entries: Iterable[tuple[Key, int, int]]) -> None:
-        for key, length, size in entries:
-            self._rows.put(key, Row(row.claim, row.place, length, size))
 
     def _append(self, parent: Row | None, depth: int, ids: Ids, hashes: Hashes) -> Row | None:
         size = _extent_bytes(len(ids), len(hashes))

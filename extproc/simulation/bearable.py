@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from extproc.errors import ConfigurationError
 from extproc.simulation.contenders import CONTENDERS
 from extproc.simulation.loads.load import Load, Session
 from extproc.simulation.loads.scaled import scaled
 from extproc.simulation.simulation import Setting, Simulation
 
-ENOUGH_REQUESTS = 4_000
+ENOUGH_REQUESTS = 20_000
 AT_ONCE = 1e6
 """How many times faster than they would the sessions start: all at once."""
 LEFT_OUT = 0.1
@@ -26,6 +27,8 @@ def bearable_rate(load: Load, setting: Setting) -> float:
     ).run()
     ends = np.sort(run.requests.floats("sent_at") + run.requests.floats("latency"))
     first, last = int(LEFT_OUT * len(ends)), int((1 - LEFT_OUT) * (len(ends) - 1))
+    if last <= first:
+        raise ConfigurationError(["a load of so few requests says nothing of what can be borne"])
     return (last - first) / max(float(ends[last] - ends[first]), 1e-9)
 
 

@@ -42,7 +42,10 @@ class Router:
 
 
 class Replica:
-    """A service with ``routers`` processes in front of ``workers``, with a segment, a view and a record of its own."""
+    """A service with ``routers`` processes in front of ``workers``, with a segment, a view and a record of its own.
+
+    With ``follows_losses`` it takes prefixes for lost that an engine must have evicted.
+    """
 
     def __init__(
         self,
@@ -53,13 +56,14 @@ class Replica:
         clock: Callable[[], float],
         seed: int,
         routers: int = 1,
+        follows_losses: bool = True,
         prefix_index_bytes: int = RoutingSettings().prefix_index_bytes,
     ) -> None:
         segment = Segment.create({Part.PREFIX_INDEX: prefix_index_bytes, Part.STICKY_MAP: bytes_for(STICKY_ENTRIES)})
         segment.close()
-        StickyMap.prepare(segment.part(Part.STICKY_MAP))
+        StickyMap.prepare(segment.part(Part.STICKY_MAP), secret=seed.to_bytes(8, "little"))
         self.table = WorkerTable(segment)
-        since = self.table.engines[:, Engine.CACHED_SINCE]
+        since = self.table.engines[:, Engine.CACHED_SINCE] if follows_losses else None
         self.prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=clock, cached_since=since)
         settings = FleetSettings()
         breakers = Breakers(table=self.table, settings=settings, clock=clock)

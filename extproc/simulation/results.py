@@ -1,11 +1,27 @@
 """What a run showed, request by request and over time."""
 
 from array import array
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+
+
+class Times(NamedTuple):
+    """Seconds over all requests."""
+
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+
+
+def times(secs: Floats) -> Times:
+    """Return mean and percentiles."""
+    p50, p90, p99 = np.percentile(secs, (50, 90, 99)).tolist()
+    return Times(float(secs.mean()), p50, p90, p99)
 
 
 class Requests:

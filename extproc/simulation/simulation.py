@@ -36,9 +36,18 @@ STARTS_AT = 1000.0
 
 
 class Contender(Protocol):
-    """A policy that takes part: one of ours, of somebody else, or one that sees what no router can."""
+    """A policy that takes part: one of ours, of somebody else, or one that sees what no router can.
 
-    name: str
+    Without ``follows_losses`` it takes all that was ever sent to a worker to be cached there.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports."""
+
+    @property
+    def follows_losses(self) -> bool:
+        """Whether it is told when engines must have evicted what they were sent."""
 
     def make(self, context: PolicyContext, workers: Sequence[ModelledWorker]) -> Policy:
         """Make the policy for one router; ``workers`` are in the order of the candidates."""
@@ -119,6 +128,7 @@ class Simulation:
                 clock=self._clock,
                 seed=setting.seed * setting.replicas + number,
                 routers=setting.routers,
+                follows_losses=contender.follows_losses,
             )
             for number in range(setting.replicas)
         ]

@@ -5,18 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from extproc.simulation.results import Floats
+from extproc.simulation.results import Times, times
 from extproc.simulation.simulation import Run
 from workers.engine.profile import Profile
-
-
-class Times(NamedTuple):
-    """Seconds over all requests."""
-
-    mean: float
-    p50: float
-    p90: float
-    p99: float
 
 
 class Summary(NamedTuple):
@@ -73,12 +64,6 @@ def summarize(run: Run, *, profile: Profile, workers: int) -> Summary:
         overestimate=float(over.sum()) / tokens if len(over) else None,
         busy_share=run.busy_secs / max(run.secs * workers, 1e-9),
     )
-
-
-def times(secs: Floats) -> Times:
-    """Return mean and percentiles."""
-    p50, p90, p99 = np.percentile(secs, (50, 90, 99)).tolist()
-    return Times(float(secs.mean()), p50, p90, p99)
 
 
 def _least_ttft_secs(profile: Profile, prompt: npt.NDArray[np.int64], ideal: npt.NDArray[np.int64]) -> float:

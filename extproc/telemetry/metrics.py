@@ -87,6 +87,13 @@ class Metrics:
             registry=None,
         )
 
+        self.recorded_requests = Counter(
+            "extproc_recorded_requests",
+            "Requests of recordings: `written`, or left out because of a limit or fault.",
+            ["result"],
+            registry=None,
+        )
+
     def _make_processes(self) -> None:
         self.streams = Counter(
             "extproc_streams",

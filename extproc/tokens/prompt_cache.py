@@ -2,13 +2,14 @@
 
 * Level 0: the whole prompt is known, by its text or by what it was rendered from.
 * Level 1: the longest known prefix that ends at a safe boundary (:mod:`extproc.tokens.boundaries`); the rest is
-  encoded.
+  encoded. What begins nearly every prompt (a BOS, the header of the first turn) is quicker to encode than to find.
 
 All keys are 128-bit hashes, seeded with the store's secret, that begin with the :class:`Namespace`. The key of a prefix
 is the hash of its text, so one pass over a text gives the keys of all its prefixes.
 """
 
 import struct
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ MAX_KEPT_BOUNDARIES = 1024
 TAIL_BYTES = 8 << 10
 
 _LENGTH_BYTES = 8
+_USEFUL_SHARE = 8
 _SAMPLED_ENTRIES = 3
 _TWO_WORDS = struct.Struct("=2Q")
 # No UTF-8 text contains this byte, so no prefix of a text can have the key of a whole one.
@@ -53,12 +55,19 @@ def namespace_key(parts: Iterable[bytes]) -> bytes:
 
 
 class PromptCache:
-    """The cache of one model in one process. Without a ``store`` everything is encoded."""
+    """The cache of one model in one process.
 
-    def __init__(self, *, store: TokenStore | None, encoder: Encoder, boundaries: Boundaries) -> None:
+    Without a ``store`` everything is encoded. A prefix of less than ``min_prefix_bytes`` is used only where it is an
+    eighth of the text at least: reading it, and making its extent the parent of what follows, costs more than it saves.
+    """
+
+    def __init__(
+        self, *, store: TokenStore | None, encoder: Encoder, boundaries: Boundaries, min_prefix_bytes: int = 0
+    ) -> None:
         self.store = store
         self.encoder = encoder
         self.boundaries = boundaries
+        self.min_prefix_bytes = min_prefix_bytes
         self.mismatched_boundaries = 0
         """Prompts whose text and ids had different numbers of boundary tokens, so that their prefixes were not kept."""
 
@@ -80,7 +89,7 @@ class PromptCache:
 
     def begin(
         self,
-        text: str,
+        text: str | list[str],
         namespace: Namespace,
         *,
         key: Key | None = None,
@@ -88,12 +97,13 @@ class PromptCache:
         after: Ids = _NO_IDS,
         exact: bool = True,
     ) -> "Encoding":
-        """Look up what is known of ``text``.
+        """Look up what is known of ``text``, which may be given in pieces.
 
         ``key`` is the prompt's key by other means, to be stored beside that of its text; ``before`` and ``after`` are
         ids that surround those of the text (a BOS). Raises ``UnicodeEncodeError`` on a text with lone surrogates.
         """
-        return Encoding(self, text, _Wanted(namespace, () if key is None else (key,), before, after, exact))
+        pieces = [text] if isinstance(text, str) else text
+        return Encoding(self, pieces, _Wanted(namespace, () if key is None else (key,), before, after, exact))
 
 
 class _Wanted(NamedTuple):
@@ -112,19 +122,19 @@ class Encoding:
     ``known`` is the result where nothing is left to do. Everything may run on a thread.
     """
 
-    def __init__(self, cache: PromptCache, text: str, wanted: _Wanted) -> None:
+    def __init__(self, cache: PromptCache, pieces: list[str], wanted: _Wanted) -> None:
         self._cache = cache
         self._namespace, self._other_keys, self._before, self._after, self._exact = wanted
-        self._data = data = text.encode()
+        # Piece by piece: ASCII is copied as it is, and any other text is converted letter by letter, which takes some
+        # twenty times longer. A few letters would make that the way of the whole.
+        self._data = b"".join([piece.encode() for piece in pieces])
         self._prefix: Prefix | None = None
         self._hit = -1
         self.reused_bytes = 0
         self.known: PromptTokens | None = None
-        self.rest = text
         if cache.store is not None:
             self._look_up(cache.store)
-            if self.reused_bytes:
-                self.rest = data[self.reused_bytes :].decode()
+        self.rest = self._data[self.reused_bytes :].decode() if self.reused_bytes else "".join(pieces)
 
     def encode(self) -> Ids:
         """Return the ids of the rest; raises ``ValueError`` when it cannot be encoded."""
@@ -166,8 +176,10 @@ class Encoding:
         # Of a conversation mostly all but the last turn is known, so its end is looked at first.
         for start in (size - TAIL_BYTES, 0) if size > 2 * TAIL_BYTES else (0,):
             self._cut(store, start)
-            found, prefix = store.find_last(self._keys, block_size=self._namespace.block_size)
+            useful = self._first_useful()
+            found, prefix = store.find_last(self._keys[useful:], block_size=self._namespace.block_size)
             if prefix is not None:
+                found += useful
                 break
         else:
             return
@@ -177,6 +189,11 @@ class Encoding:
             store.link(prefix.row, keys=self._other_keys, tokens=[prefix.row.tokens] * others, sizes=[size] * others)
         elif prefix.row.bytes == self._offsets[self._kept[found]]:
             self._prefix, self._hit, self.reused_bytes = prefix, found, prefix.row.bytes
+
+    def _first_useful(self) -> int:
+        """Return which of the keys is the first whose prefix is long enough to be worth a look-up."""
+        shortest = min(self._cache.min_prefix_bytes, len(self._data) // _USEFUL_SHARE)
+        return bisect_left(self._kept, bisect_left(self._offsets, shortest))
 
     def _cut(self, store: TokenStore, start: int) -> None:
         """Find the boundaries from ``start`` on and the keys of the prefixes that end there, and of the whole text."""
@@ -245,11 +262,11 @@ class Encoding:
         wanted = len(self._offsets) - passed
         if not wanted:
             return []
-        positions = self._cache.boundaries.in_ids(rest)
+        positions = self._cache.boundaries.in_ids(rest).tolist()
         if len(positions) != wanted:
             self._cache.mismatched_boundaries += 1
             return []
-        return [before + position for position in positions[[at - passed for at in self._kept[first:]]].tolist()]
+        return [before + positions[at - passed] for at in self._kept[first:]]
 
     def _has_lost_entries(self, store: TokenStore) -> bool:
         """Whether boundaries before the hit are not entries any more, judged by a few of them."""

@@ -70,6 +70,7 @@ def reasons(kind: type[Refusal]) -> Iterator[str]:
         ("extproc_decisions_total", set(Reason)),
         ("extproc_hooks_total", {"ok", "refused", "failed", "timeout"}),
         ("extproc_shadow_decisions_total", {"same", "different"}),
+        ("extproc_recorded_requests_total", {"written", "full", "no_room", "failed"}),
         ("extproc_connections_closed_total", set(CloseReason)),
         ("extproc_health_probes_total", set(get_args(ProbeResult))),
         ("extproc_load_scrapes_total", set(get_args(ScrapeResult))),

@@ -1,10 +1,10 @@
 """``make bench``: what a request costs, side by side in one run.
 
-`tokens` prints what tokenizing a prompt costs, `policies` what choosing a worker costs on top of that. `requests`
-drives the real Envoy with ``wrk`` and prints, for each set-up and body size, the CPU microseconds per request on our
-side and on Envoy's, requests per second and latency. `peers` compares us with other gateways, which
-``make bench-peers`` installs. The last two need ``wrk`` (Debian package ``wrk``). Ratios within one run are the result;
-absolute times belong to the machine.
+`tokens` prints what tokenizing a prompt costs, `policies` what choosing a worker costs on top of that, and `recording`
+what it costs to be recorded. `requests` drives the real Envoy with ``wrk`` and prints, for each set-up and body size,
+the CPU microseconds per request on our side and on Envoy's, requests per second and latency. `peers` compares us with
+other gateways, which ``make bench-peers`` installs. The last two need ``wrk`` (Debian package ``wrk``). Ratios within
+one run are the result; absolute times belong to the machine.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from tests.bench.gateways import SMG
 from tests.bench.load import Effort
 from tests.bench.peers import measure_peers, print_measured, ratio_rows
 from tests.bench.policies import measure_policies
+from tests.bench.recording import measure_recording
 from tests.bench.report import bars, print_table
 from tests.bench.rows import print_rows
 from tests.bench.scenarios import SCENARIOS, Idle, Result, measure_idle, measure_scenario
@@ -62,6 +63,10 @@ def _policies(_effort: Effort) -> int:
     return print_rows(list(measure_policies()))
 
 
+def _recording(_effort: Effort) -> int:
+    return print_rows(list(measure_recording()))
+
+
 def _requests(effort: Effort) -> int:
     results, idle = asyncio.run(_measure_requests(effort))
     print_table(results)
@@ -78,10 +83,11 @@ def _peers(effort: Effort) -> int:
 PARTS: dict[str, Callable[[Effort], int]] = {
     "tokens": _tokens,
     "policies": _policies,
+    "recording": _recording,
     "requests": _requests,
     "peers": _peers,
 }
-DEFAULT = ("tokens", "policies", "requests")
+DEFAULT = ("tokens", "policies", "recording", "requests")
 
 
 async def _measure_requests(effort: Effort) -> tuple[list[Result], Idle]:

@@ -61,6 +61,17 @@ SNIPPETS = [
     "{{ value + 'b' + 'c' }}",
     "{{ 'a' + value + 'c' }}",
     "{{ 'a' + value + value }}",
+    "{% set ns = namespace(a=value) %}{% set ns.a, ns.b = ns.a, value %}{{ ns.a }}{{ ns['b'] }}{{ ns.c is defined }}",
+    (
+        "{% set ns = namespace(a=1) %}{% macro f(ns) %}{{ ns.a }}{{ ns.role }}{% endmacro %}{% set ns.a = 2 %}"
+        "{{ f(value) }}{{ f(ns) }}"
+    ),
+    "{% set ns = value %}{{ ns.role }}{{ ns.missing }}{% set ns.role = 1 %}",
+    "{% set ns = namespace(a=value) %}{% set ns.a = ns %}{{ ns.a.b is defined }}",
+    "{{ '｜' + value }}{{ value + '｜' + 'b' }}{{ 1 }}{{ '｜' + value.role + value }}|",
+    "{% for x in value %}<{{ 'é' + x }}>{% endfor %}{% macro f(x) %}{{ 'é' + x }}{% endmacro %}{{ f(value) }}",
+    "{% block b %}{{ 'é' + value }}{% endblock %}{% set c %}{{ 'é' + value }}{% endset %}{{ c }}",
+    "{% autoescape true %}{{ 'é<' + value }}{% endautoescape %}",
     "{{ 1 + value + 'c' }}",
     "{{ value ~ 1 }}",
     "{{ value + 1 + 2 }}",

@@ -139,7 +139,8 @@ def sides_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
             pytest.importorskip("tiktoken", reason="transformers reads tiktoken files with the tiktoken package")
         if kind not in known:
             spec = make_spec(directory, kind)
-            cached = Reading(spec, store=store, max_wait_secs=100.0)
+            # Any beginning is used, however short, as prompts of tests are.
+            cached = Reading(spec, store=store, max_wait_secs=100.0, min_prefix_bytes=0)
             plain = Reading(spec, max_wait_secs=100.0)
             tokens = added_tokens(Path(spec.source))
             theirs = AutoTokenizer.from_pretrained(spec.source)

@@ -12,7 +12,7 @@ from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
 from extproc.policies.base import Policy, PolicyContext
 from extproc.routing.admission import Admission
-from extproc.routing.director import Director, PromptSource
+from extproc.routing.director import Director, PromptSource, RequestRecorder
 from extproc.routing.hooks import HookRunner, RequestHook
 from extproc.routing.patience import Patience
 from extproc.routing.selection import PolicySelector
@@ -57,6 +57,7 @@ class Directing:
         shared: Shared | None = None,
         always_tokenize: bool = False,
         single_endpoint: bool = False,
+        recorder: RequestRecorder | None = None,
     ) -> None:
         self.shared = shared or Shared()
         self.metrics = Metrics()
@@ -90,6 +91,7 @@ class Directing:
             metrics=self.metrics,
             always_tokenize=always_tokenize,
             single_endpoint=single_endpoint,
+            recorder=recorder,
         )
 
     def policy(self, name: str) -> Policy:

@@ -90,6 +90,7 @@ class Engine:
         """Do what is due, at the time when it is due."""
         at = self.due
         self._end_stretch(at)
+        self._drop_aborted()
         self._tell()
         self._begin_stretch(at)
 
@@ -99,11 +100,14 @@ class Engine:
             return request.produced
         return request.produced + self._step + self._steps_done(now) - request.base_step
 
-    def clear_cache(self) -> None:
-        """Forget all that is cached and not in use, as after ``/reset_prefix_cache``."""
+    def clear_cache(self) -> bool:
+        """Forget all that is cached, as after ``/reset_prefix_cache``; not while a request holds blocks, as vLLM."""
+        if self._running:
+            return False
         self._pool.clear()
         if self._keep_events:
             self.events.append(Cleared())
+        return True
 
     def cached_tokens(self, hashes: Iterable[int]) -> int:
         """Return how many leading tokens of a prompt are cached this very moment."""
@@ -149,14 +153,12 @@ class Engine:
     # One stretch.
 
     def _begin_stretch(self, now: float) -> None:
-        for request in self._aborted:
-            self._drop(request)
-        self._aborted.clear()
         preemptions = self._counters.preemptions
         self._grow(self._step + 1)
         budget = self._continue_prompts(self.profile.max_num_batched_tokens - self._generating)
-        # Nobody is let in where somebody had to go.
-        lora_secs = self._admit(budget, now) if self._counters.preemptions == preemptions else 0.0
+        # Nobody is let in where somebody had to go; but the step after that may do so.
+        preempted = self._counters.preemptions > preemptions
+        lora_secs = 0.0 if preempted else self._admit(budget, now)
         if not self._chunks and not self._generating:
             self._rest()
             return
@@ -168,7 +170,7 @@ class Engine:
         self._began_at = now
         self._more_secs = step.context_token_secs * generating
         self._first_step_secs = pace + self._prompt_secs() + lora_secs
-        self._steps = 1 if self._chunks else self._quiet_steps()
+        self._steps = 1 if self._chunks or preempted else self._quiet_steps()
         if self._device is not None:
             slowdown = self._device.slowdown
             self._first_step_secs *= slowdown
@@ -302,9 +304,10 @@ class Engine:
         request.blocks = hits
         request.stored = len(hits)
         request.computed = cached = len(hits) * self.profile.block_size
-        self._counters.prefix_queries += request.target
-        self._counters.prefix_hits += cached
         if request.scheduled_at < 0:
+            # vLLM counts what preempted requests find apart from these.
+            self._counters.prefix_queries += request.target
+            self._counters.prefix_hits += cached
             request.scheduled_at = now
             request.cached_tokens = cached
         self._running[request] = None
@@ -405,6 +408,11 @@ class Engine:
         self._pool.release(request.blocks)
         request.blocks = []
         request.stored = 0
+
+    def _drop_aborted(self) -> None:
+        for request in self._aborted:
+            self._drop(request)
+        self._aborted.clear()
 
     def _drop(self, request: Request) -> None:
         """Let go of a running request that was aborted."""

@@ -9,16 +9,16 @@ class Request:
     ``hashes`` are those of the whole blocks of prompt and answer together, as far as they are known, each standing for
     the whole prefix that ends with its block. ``on_first`` and ``on_end`` are called with the time of the first token
     and of the last one; ``answer_tokens`` 0 computes the prompt only, and has no first token. ``tokens`` are the ids
-    behind the hashes, for whoever wants them.
+    behind the hashes and ``cache_salt`` what is mixed into them, for whoever wants them.
 
     The engine writes the rest. ``cached_tokens`` is what of the prompt was cached when it was first looked up, and
     times are -1 until they are known.
     """
 
     __slots__ = (
-        "answer_tokens", "arrived_at", "base_step", "blocks", "cached_tokens", "computed", "first_token_at", "hashes",
-        "lora", "on_end", "on_first", "over", "preempted", "produced", "prompt_tokens", "scheduled_at", "stored",
-        "target", "ticket", "tokens",
+        "answer_tokens", "arrived_at", "base_step", "blocks", "cache_salt", "cached_tokens", "computed",
+        "first_token_at", "hashes", "lora", "on_end", "on_first", "over", "preempted", "produced", "prompt_tokens",
+        "scheduled_at", "stored", "target", "ticket", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -31,12 +31,14 @@ class Request:
         on_end: Callable[[float], None],
         lora: str = "",
         tokens: Sequence[int] = (),
+        cache_salt: str = "",
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.answer_tokens = answer_tokens
         self.hashes = hashes
         self.tokens = tokens
         self.lora = lora
+        self.cache_salt = cache_salt
         self.on_first = on_first
         self.on_end = on_end
         self.cached_tokens = 0

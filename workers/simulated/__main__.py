@@ -4,14 +4,15 @@ import asyncio
 import sys
 from collections.abc import Callable, Sequence
 
-from workers.simulated.settings import Settings, parse_flags
-from workers.simulated.worker import Worker
+from workers.simulated.flags import parse_flags
+from workers.simulated.fleet import Fleet
+from workers.simulated.settings import Settings
 
 EXIT_CANNOT_START = 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one worker until it is told to stop."""
+    """Run workers until told to stop."""
     settings = parse_flags(arguments)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 async def _serve(settings: Settings) -> None:
-    await Worker(settings=settings).run()
+    await Fleet(settings).run()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

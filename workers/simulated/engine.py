@@ -1,127 +1,69 @@
-"""The engine: admits requests and makes their tokens due at the right time.
+"""What the HTTP side asks of an engine, scripted or modelled."""
 
-Cost model: a request waits for one of ``max_num_seqs`` places, its first token is due ``ttft_secs`` after it got one
-and each further token ``token_secs`` after the one before, whatever else runs. Prompt length, batching and the prefix
-cache cost nothing. The event loop's timers have a resolution of about a millisecond.
-"""
-
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from workers.simulated.faults import Faults
-from workers.simulated.metrics import EngineMetrics, FinishReason
-from workers.simulated.settings import Settings
+from workers.simulated.metrics import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a request asks of the engine: ``choices`` answers of ``answer_tokens`` each (0: the prompt is only read)."""
+    """What a request asks of the engine: ``choices`` answers of ``answer_tokens`` each (0: the prompt is only read).
 
+    ``arrived`` is when the request's head had been read, on the monotonic clock. ``prompts`` are the token ids of each
+    prompt, each for the same number of choices; none where nobody needs them. ``ttft_secs`` and ``token_secs`` are what
+    the request itself says about times.
+    """
+
+    arrived: float
     prompt_tokens: int
     answer_tokens: int
-    ttft_secs: float
-    token_secs: float
+    prompts: tuple[bytes, ...] = ()
     choices: int = 1
     finish: FinishReason = "stop"
+    ttft_secs: float | None = None
+    token_secs: float | None = None
+    lora: str = ""
+    cache_salt: str = ""
 
 
-class Run:
-    """One admitted request."""
+class Run(Protocol):
+    """One request in an engine."""
 
-    def __init__(self, *, work: Work, faults: Faults, metrics: EngineMetrics, arrived: float) -> None:
-        self._work = work
-        self._faults = faults
-        self._metrics = metrics
-        self._arrived = arrived
-        self._started = time.perf_counter()
-        self.queued_secs = self._started - arrived
-        self._last_token = 0.0
-        self.ttft_secs: float | None = None
-        self.produced = 0
+    @property
+    def cached_tokens(self) -> int | None:
+        """Prompt tokens that were cached, once there is a first token; None where there is no prefix cache."""
 
     async def read_prompt(self) -> None:
-        """Wait until the prompt has been read. Gives way to other requests even when that takes no time."""
-        await self._sleep_until(self._started + self._work.ttft_secs)
-        self._last_token = time.perf_counter()
-        self.ttft_secs = self._last_token - self._arrived
-        self._metrics.prompt_tokens.inc(self._work.prompt_tokens)
-        self._metrics.prompt_tokens_by_source["local_compute"].inc(self._work.prompt_tokens)
-        self._metrics.prefix_cache_queries.inc(self._work.prompt_tokens)
+        """Wait until the prompt has been read, where there is no answer."""
 
-    async def produce(self, token: int) -> None:
-        """Wait until the first ``token`` tokens are there."""
-        if not self.produced:
-            await self._wait_out_stall(1)
-            await self.read_prompt()
-            self.produced = 1
-        if token > self.produced:
-            await self._wait_out_stall(token)
-            # The schedule is absolute, so one token's lateness does not add to the next one's.
-            await self._sleep_until(self._started + self._work.ttft_secs + (token - 1) * self._work.token_secs)
-            self._count_gaps(token - self.produced)
-            self.produced = token
-
-    def _count_gaps(self, tokens: int) -> None:
-        now = time.perf_counter()
-        self._metrics.token_gaps.observe((now - self._last_token) / tokens, count=tokens * self._work.choices)
-        self._last_token = now
-
-    async def _wait_out_stall(self, token: int) -> None:
-        await self._faults.wait_while(lambda: self._faults.stalls_at(token))
-
-    async def _sleep_until(self, due: float) -> None:
-        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+    async def produce(self, token: int) -> int:
+        """Wait until the first ``token`` tokens are there; return how many may be shown, as many at least."""
 
 
-class Engine:
-    """Admits requests and counts them; everything runs on one event loop."""
+class Engine(Protocol):
+    """Admits requests. Everything runs on one event loop."""
 
-    def __init__(self, *, settings: Settings, metrics: EngineMetrics, faults: Faults) -> None:
-        self._metrics = metrics
-        self._faults = faults
-        self._places = asyncio.Semaphore(settings.max_num_seqs)
-        self._cache_tokens = settings.block_size * settings.num_gpu_blocks
-        self._held_tokens = 0
-        self.running = 0
-        self.waiting = 0
-        metrics.add_gauges(running=lambda: self.running, waiting=lambda: self.waiting, kv_usage=self._kv_usage)
+    @property
+    def in_flight(self) -> int:
+        """Requests that were admitted and are not over."""
 
-    @contextlib.asynccontextmanager
-    async def admit(self, work: Work) -> AsyncIterator[Run]:
+    def check(self, work: Work) -> None:
+        """Raise ``ApiError`` for work that cannot be done."""
+
+    def word(self, token: int) -> str:
+        """The text of token number ``token`` of any answer."""
+
+    def admit(self, work: Work) -> AbstractAsyncContextManager[Run]:
         """Hold a place for ``work``; leaving with an exception, a client's disconnect included, counts no success."""
-        arrived = time.perf_counter()
-        self.waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self.waiting -= 1
-        held = work.prompt_tokens + work.choices * work.answer_tokens
-        self.running += 1
-        self._held_tokens += held
-        run = Run(work=work, faults=self._faults, metrics=self._metrics, arrived=arrived)
-        try:
-            yield run
-            self._count_success(work, run, latency_secs=time.perf_counter() - arrived)
-        finally:
-            self.running -= 1
-            self._held_tokens -= held
-            self._places.release()
-            self._metrics.generation_tokens.inc(run.produced * work.choices)
 
-    def _count_success(self, work: Work, run: Run, *, latency_secs: float) -> None:
-        metrics = self._metrics
-        metrics.request_prompt.observe(work.prompt_tokens)
-        metrics.request_generation.observe(work.answer_tokens * work.choices)
-        metrics.queue_time.observe(run.queued_secs)
-        metrics.latency.observe(latency_secs)
-        if run.ttft_secs is not None:
-            metrics.ttft.observe(run.ttft_secs)
-            metrics.prefill_time.observe(run.ttft_secs - run.queued_secs)
-            metrics.prefill_computed.observe(work.prompt_tokens)
-        metrics.success[work.finish].inc()
+    def clear_cache(self) -> None:
+        """Forget the prefix cache, unless a request uses it."""
 
-    def _kv_usage(self) -> float:
-        return min(1.0, self._held_tokens / self._cache_tokens)
+    def event_sources(self) -> Mapping[str, Any]:
+        """Where the events of the prefix cache can be had, by rank."""
+
+    def close(self) -> None:
+        """Let go of what the operating system knows of."""

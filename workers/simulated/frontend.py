@@ -39,6 +39,7 @@ class Frontend:
         generation: Generation,
         operations: Operations,
         replies: Replies,
+        max_model_len: int,
     ) -> None:
         self._settings = settings
         self._faults = faults
@@ -47,7 +48,8 @@ class Frontend:
         self._operations = operations
         self._replies = replies
         self._text_apis = text_apis()
-        self._pooled_apis = pooled_apis(max_model_len=settings.max_model_len)
+        self._max_model_len = max_model_len
+        self._pooled_apis = pooled_apis(max_model_len=max_model_len)
         self._started = int(time.time())
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -96,9 +98,9 @@ class Frontend:
         if known and method != ("GET" if path == "/v1/models" else "POST"):
             return self._replies.detail(request, 405, "Method Not Allowed")
         if text_api is not None:
-            return await self._generation.generate(request, text_api, body)
+            return await self._generation.generate(request, text_api, body, arrived=entry.arrived)
         if pooled_api is not None:
-            return await self._generation.pool(request, pooled_api(body))
+            return await self._generation.pool(request, pooled_api(body), arrived=entry.arrived)
         if path == "/v1/models":
             return self._replies.json(request, self._models())
         if method == "POST" or path == "/echo" or path.startswith("/echo/"):
@@ -106,17 +108,19 @@ class Frontend:
         return self._replies.detail(request, 404, "Not Found")
 
     def _models(self) -> dict[str, Any]:
+        models = self._settings.models
+        named = [(model, None) for model in models] + [(lora, models[0]) for lora in self._settings.loras]
         cards = [
             {
-                "id": model,
+                "id": name,
                 "object": "model",
                 "created": self._started,
                 "owned_by": "vllm",
-                "root": model,
-                "parent": None,
-                "max_model_len": self._settings.max_model_len,
+                "root": name,
+                "parent": parent,
+                "max_model_len": None if parent else self._max_model_len,
             }
-            for model in self._settings.models
+            for name, parent in named
         ]
         return {"object": "list", "data": cards}
 

@@ -3,6 +3,7 @@
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -18,41 +19,52 @@ MAX_TOKENS_OF_ALL_CHOICES = 1_000_000
 class Generation:
     """Serves the model: every path that needs the engine, and those beside it."""
 
-    def __init__(self, *, settings: Settings, engine: Engine, replies: Replies, worker: str) -> None:
+    def __init__(
+        self, *, settings: Settings, engine: Engine, replies: Replies, worker: str, max_model_len: int
+    ) -> None:
         self._settings = settings
+        self._max_model_len = max_model_len
         self._engine = engine
         self._replies = replies
         self._worker = worker
 
-    async def generate(self, request: web.BaseRequest, api: TextApi, body: bytes) -> web.StreamResponse:
+    async def generate(
+        self, request: web.BaseRequest, api: TextApi, body: bytes, *, arrived: float
+    ) -> web.StreamResponse:
         """Answer with text. Raises ``ApiError``."""
         question = api.read(body)
         answer = self._plan(request, api, question)
         work = Work(
+            arrived=arrived,
+            prompts=question.prompts,
             prompt_tokens=answer.prompt_tokens,
             answer_tokens=answer.tokens,
             choices=answer.choices,
-            ttft_secs=self._ttft_secs(request.headers),
-            token_secs=_number(request.headers, "x-sim-token-secs", self._settings.token_secs, MAX_TOKEN_SECS),
+            ttft_secs=_number(request.headers, "x-sim-ttft-secs", MAX_TTFT_SECS),
+            token_secs=_number(request.headers, "x-sim-token-secs", MAX_TOKEN_SECS),
             finish=answer.finish,
+            lora=answer.stamp.model if answer.stamp.model in self._settings.loras else "",
+            cache_salt=question.cache_salt,
         )
+        self._engine.check(work)
         if question.stream:
             return await self._stream(request, api, answer, work)
         async with self._engine.admit(work) as run:
             await run.produce(answer.tokens)
-        return self._replies.json(request, api.whole(answer))
+        return self._replies.json(request, api.whole(replace(answer, cached_tokens=run.cached_tokens)))
 
-    async def pool(self, request: web.BaseRequest, pooled: Pooled) -> web.StreamResponse:
+    async def pool(self, request: web.BaseRequest, pooled: Pooled, *, arrived: float) -> web.StreamResponse:
         """Answer what needs no text. Raises ``ApiError``."""
         model = self._model(pooled.model)
         if pooled.needs_engine:
             self._check_length(pooled.prompt_tokens, 0)
             work = Work(
+                arrived=arrived,
                 prompt_tokens=pooled.prompt_tokens,
                 answer_tokens=0,
-                ttft_secs=self._ttft_secs(request.headers),
-                token_secs=0.0,
+                ttft_secs=_number(request.headers, "x-sim-ttft-secs", MAX_TTFT_SECS),
             )
+            self._engine.check(work)
             async with self._engine.admit(work) as run:
                 await run.read_prompt()
         return self._replies.json(request, pooled.word(self._stamp(request, "pool-", model)))
@@ -61,12 +73,15 @@ class Generation:
         response = web.StreamResponse(headers=self._replies.headers(request, "text/event-stream; charset=utf-8"))
         await response.prepare(request)
         async with self._engine.admit(work) as run:
-            await run.produce(1)
-            await response.write(api.opening(answer))
-            for token in range(1, answer.tokens + 1):
-                await run.produce(token)
-                await response.write(api.piece(answer, token))
-        await response.write(api.closing(answer))
+            shown = 0
+            while shown < answer.tokens:
+                there = await run.produce(shown + 1)
+                pieces = [api.piece(answer, token) for token in range(shown + 1, there + 1)]
+                if not shown:
+                    pieces.insert(0, api.opening(answer))
+                await response.write(b"".join(pieces))
+                shown = there
+        await response.write(api.closing(replace(answer, cached_tokens=run.cached_tokens)))
         await response.write_eof()
         return response
 
@@ -83,7 +98,7 @@ class Generation:
             tokens, cut = natural or self._settings.max_tokens, False
         if tokens * question.choices > MAX_TOKENS_OF_ALL_CHOICES:
             raise bad_request(f"All choices together may have at most {MAX_TOKENS_OF_ALL_CHOICES} tokens.", param="n")
-        self._check_length(question.prompt_tokens, tokens)
+        self._check_length(question.longest_prompt, tokens)
         return Answer(
             stamp=self._stamp(request, api.id_prefix, model),
             prompt_tokens=question.prompt_tokens,
@@ -91,19 +106,20 @@ class Generation:
             choices=question.choices,
             finish="length" if cut else "stop",
             include_usage=question.include_usage,
+            word=self._engine.word,
         )
 
     def _model(self, asked: str | None) -> str:
         if not asked:
             return self._settings.models[0]
-        if asked not in self._settings.models:
+        if asked not in self._settings.models and asked not in self._settings.loras:
             raise model_not_found(asked)
         return asked
 
     def _check_length(self, prompt_tokens: int, answer_tokens: int) -> None:
-        if prompt_tokens + answer_tokens > self._settings.max_model_len:
+        if prompt_tokens + answer_tokens > self._max_model_len:
             raise bad_request(
-                f"This model's maximum context length is {self._settings.max_model_len} tokens. However, you requested "
+                f"This model's maximum context length is {self._max_model_len} tokens. However, you requested "
                 f"{answer_tokens} output tokens and your prompt contains {prompt_tokens} input tokens."
             )
 
@@ -111,14 +127,11 @@ class Generation:
         request_id = request.headers.get("X-Request-Id") or uuid.uuid4().hex
         return Stamp(id=prefix + request_id, created=int(time.time()), model=model, worker=self._worker)
 
-    def _ttft_secs(self, headers: Mapping[str, str]) -> float:
-        return _number(headers, "x-sim-ttft-secs", self._settings.ttft_secs, MAX_TTFT_SECS)
 
-
-def _number(headers: Mapping[str, str], name: str, default: float, high: float) -> float:
+def _number(headers: Mapping[str, str], name: str, high: float) -> float | None:
     text = headers.get(name)
     if text is None:
-        return default
+        return None
     try:
         value = float(text)
     except ValueError as error:

@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,9 +14,10 @@ _CREDENTIALS = frozenset({"authorization", "proxy-authorization", "cookie", "x-a
 
 
 class Entry:
-    """One request. ``status`` is 0 until it is answered."""
+    """One request, ``arrived`` on the monotonic clock. ``status`` is 0 until it is answered."""
 
     def __init__(self, *, method: str, path: str, headers: Iterable[tuple[str, str]]) -> None:
+        self.arrived = time.monotonic()
         self.method = method
         self.path = path
         self._headers = headers

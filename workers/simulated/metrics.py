@@ -1,15 +1,14 @@
 """The part of vLLM's ``/metrics`` that a router reads, under vLLM's names and labels."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-
-from workers.simulated.settings import Settings
 
 TTFT_BUCKETS = (
     0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
@@ -27,19 +26,25 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 PromptSource = Literal["local_compute", "local_cache_hit", "external_kv_transfer"]
 
 _ENGINE = "0"
+_MAX_LORA_SERIES = 64
 
 
 class EngineMetrics:
     """The metrics of one worker, in a registry of its own. One engine, so ``engine`` is always ``0``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, *, model: str, block_size: int, num_blocks: int, prefix_caching: bool) -> None:
         self._registry = CollectorRegistry()
-        self._model = settings.models[0]
+        self._model = model
+        self._before_scrape: Callable[[], None] = lambda: None
         self.prompt_tokens = self._counter("prompt_tokens", "Number of prefill tokens processed.")
         self.generation_tokens = self._counter("generation_tokens", "Number of generation tokens processed.")
         self.prefix_cache_queries = self._counter("prefix_cache_queries", "Prefix cache queries, in tokens.")
         self.prefix_cache_hits = self._counter("prefix_cache_hits", "Prefix cache hits, in tokens.")
         self.preemptions = self._counter("num_preemptions", "Preemptions by the engine.")
+        self.dropped_events = Counter(
+            "sim:kv_event_batches_dropped", "Batches of KV-cache events that no subscriber was sent.",
+            registry=self._registry,
+        )  # fmt: skip
         self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS)
         self.latency = self._histogram("e2e_request_latency_seconds", "End-to-end latency.", LATENCY_BUCKETS)
         self.queue_time = self._histogram("request_queue_time_seconds", "Time spent waiting.", LATENCY_BUCKETS)
@@ -71,7 +76,7 @@ class EngineMetrics:
         self.prompt_tokens_by_source: dict[PromptSource, Counter] = {
             source: by_source.labels(_ENGINE, self._model, source) for source in get_args(PromptSource)
         }
-        self._add_cache_config(settings)
+        self._add_cache_config(block_size=block_size, num_blocks=num_blocks, prefix_caching=prefix_caching)
 
     def add_gauges(
         self, *, running: Callable[[], float], waiting: Callable[[], float], kv_usage: Callable[[], float]
@@ -89,20 +94,29 @@ class EngineMetrics:
         by_reason.labels(_ENGINE, self._model, "capacity").set_function(waiting)
         by_reason.labels(_ENGINE, self._model, "deferred").set(0)
 
+    def before_scrape(self, update: Callable[[], None]) -> None:
+        """Let ``update`` be called before each exposition."""
+        self._before_scrape = update
+
+    def register(self, collector: Collector) -> None:
+        """Show the metrics of a collector too."""
+        self._registry.register(collector)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        self._before_scrape()
         return generate_latest(self._registry)
 
-    def _add_cache_config(self, settings: Settings) -> None:
+    def _add_cache_config(self, *, block_size: int, num_blocks: int, prefix_caching: bool) -> None:
         labels = {
             "engine": _ENGINE,
-            "block_size": str(settings.block_size),
-            "effective_attention_block_size": str(settings.block_size),
-            "hash_block_size": str(settings.block_size),
-            "num_gpu_blocks": str(settings.num_gpu_blocks),
-            "kv_cache_size_tokens": str(settings.block_size * settings.num_gpu_blocks),
+            "block_size": str(block_size),
+            "effective_attention_block_size": str(block_size),
+            "hash_block_size": str(block_size),
+            "num_gpu_blocks": str(num_blocks),
+            "kv_cache_size_tokens": str(block_size * num_blocks),
             "cache_dtype": "auto",
-            "enable_prefix_caching": "False",
+            "enable_prefix_caching": str(prefix_caching),
         }
         info = Gauge(
             "vllm:cache_config_info", "Information of the cache configuration.", list(labels), registry=self._registry
@@ -143,4 +157,31 @@ class GapHistogram(Collector):
         bounds = (*map(str, map(float, GAP_BUCKETS)), "+Inf")
         buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(self._counts), strict=True)]
         family.add_metric([_ENGINE, self._model], buckets=buckets, sum_value=self._sum)
+        yield family
+
+
+class LoraInfo(Collector):
+    """Which adapters run and wait. Each combination is a series whose value is when it was last true, as in vLLM.
+
+    The newest series is the truth. Of the others the latest are kept.
+    """
+
+    def __init__(self, *, max_loras: int) -> None:
+        self._max_loras = str(max_loras)
+        self._seen: OrderedDict[tuple[str, str], float] = OrderedDict({("", ""): 0.0})
+
+    def show(self, running: Sequence[str], waiting: Sequence[str], *, now: float) -> None:
+        """Note what is true ``now``, in seconds since 1970."""
+        key = ",".join(running), ",".join(waiting)
+        self._seen[key] = now
+        self._seen.move_to_end(key)
+        if len(self._seen) > _MAX_LORA_SERIES:
+            self._seen.popitem(last=False)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """What ``prometheus_client`` asks at each scrape."""
+        labels = ["max_lora", "running_lora_adapters", "waiting_lora_adapters"]
+        family = GaugeMetricFamily("vllm:lora_requests_info", "Running stats on lora requests.", labels=labels)
+        for (running, waiting), value in self._seen.items():
+            family.add_metric([self._max_loras, running, waiting], value)
         yield family

@@ -48,6 +48,8 @@ class Operations:
             "/version": {"GET": self._version},
             "/load": {"GET": self._load},
             "/metrics": {"GET": self._exposition},
+            "/kv_event_sources": {"GET": self._event_sources},
+            "/reset_prefix_cache": {"POST": self._reset_prefix_cache},
             "/sim/behaviour": {"GET": self._show_behaviour, "POST": self._set_behaviour},
             "/sim/requests": {"GET": self._show_requests, "DELETE": self._clear_requests},
         }
@@ -72,10 +74,17 @@ class Operations:
         return self._replies.json(request, {"version": VERSION})
 
     async def _load(self, request: web.BaseRequest) -> web.StreamResponse:
-        return self._replies.json(request, {"server_load": self._engine.running + self._engine.waiting})
+        return self._replies.json(request, {"server_load": self._engine.in_flight})
 
     async def _exposition(self, request: web.BaseRequest) -> web.StreamResponse:
         return self._replies.text(request, self._metrics.exposition(), CONTENT_TYPE_LATEST)
+
+    async def _event_sources(self, request: web.BaseRequest) -> web.StreamResponse:
+        return self._replies.json(request, self._engine.event_sources())
+
+    async def _reset_prefix_cache(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._engine.clear_cache()
+        return self._replies.empty(request)
 
     async def _show_behaviour(self, request: web.BaseRequest) -> web.StreamResponse:
         return self._replies.json(request, self._faults.behaviour)

@@ -1,10 +1,12 @@
-"""One worker: its parts put together, and its life from the ready line to the last request."""
+"""One worker: its parts put together, and its life from the open port to the last request."""
 
 import asyncio
 import contextlib
-import signal
-import sys
+from collections.abc import Callable
+from typing import Protocol
 
+from workers.engine.device import Device
+from workers.engine.profile import Profile
 from workers.simulated.engine import Engine
 from workers.simulated.faults import Behaviour, Faults
 from workers.simulated.frontend import Frontend
@@ -12,66 +14,42 @@ from workers.simulated.generation import Generation
 from workers.simulated.ledger import Ledger
 from workers.simulated.listener import Listener
 from workers.simulated.metrics import EngineMetrics
+from workers.simulated.modelled import EventPublisher, ModelledEngine
 from workers.simulated.operations import Operations
 from workers.simulated.replies import Replies
-from workers.simulated.settings import Settings
+from workers.simulated.scripted import ScriptedEngine
+from workers.simulated.settings import BLOCK_SIZE, Settings
+
+
+class EventPublishers(Protocol):
+    """Opens publishers of KV-cache events."""
+
+    def open(self, settings: Settings, *, block_size: int, on_drop: Callable[[], None]) -> EventPublisher:
+        """Open the sockets of one worker. Raises ``OSError``."""
 
 
 class Worker:
-    """A simulated worker. ``SIGTERM`` and ``SIGINT`` stop it, ``SIGUSR1`` ends every misbehaviour.
+    """A simulated worker, scripted where ``profile`` is None. Raises ``OSError`` when an address cannot be had."""
 
-    Raises ``OSError`` when the address cannot be had.
-    """
-
-    def __init__(self, *, settings: Settings) -> None:
+    def __init__(
+        self, *, settings: Settings, profile: Profile | None, device: Device, publishers: EventPublishers | None
+    ) -> None:
         self._settings = settings
+        self._profile = profile
+        self._device = device
         self._listener = Listener(host=settings.host, port=settings.port, keep_alive_secs=settings.keep_alive_secs)
-        self._name = settings.name or f"{settings.host}:{self._listener.port}"
+        self.address = f"{settings.host}:{self._listener.port}"
+        self.name = settings.name or self.address
         self._faults = Faults(settings.behaviour)
         self._ledger = Ledger(remember=settings.remember_requests)
-        self._signalled = asyncio.Event()
-        self._stopping = False
+        self._metrics, self._engine = self._scripted() if profile is None else self._modelled(profile, publishers)
         self._listener.serve(self._build().handle)
 
-    async def run(self) -> None:
-        """Serve until told to stop."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, self._stop)
-        loop.add_signal_handler(signal.SIGINT, self._stop)
-        loop.add_signal_handler(signal.SIGUSR1, self._signalled.set)
-        await self._change_behaviour(self._settings.behaviour)
-        sys.stdout.write(f"simulated worker {self._name} ready on {self._settings.host}:{self._listener.port}\n")
-        sys.stdout.flush()
-        while True:
-            await self._signalled.wait()
-            self._signalled.clear()
-            if self._stopping:
-                break
-            await self._change_behaviour(Behaviour())
-        await self._drain()
+    async def start(self) -> None:
+        """Take connections, or refuse them if told so. Raises ``OSError``."""
+        await self.behave(self._settings.behaviour)
 
-    def _build(self) -> Frontend:
-        settings, faults, ledger = self._settings, self._faults, self._ledger
-        replies = Replies(worker=self._name)
-        metrics = EngineMetrics(settings)
-        engine = Engine(settings=settings, metrics=metrics, faults=faults)
-        return Frontend(
-            settings=settings,
-            faults=faults,
-            ledger=ledger,
-            replies=replies,
-            generation=Generation(settings=settings, engine=engine, replies=replies, worker=self._name),
-            operations=Operations(
-                engine=engine,
-                metrics=metrics,
-                faults=faults,
-                ledger=ledger,
-                replies=replies,
-                change_behaviour=self._change_behaviour,
-            ),
-        )
-
-    async def _change_behaviour(self, behaviour: Behaviour) -> None:
+    async def behave(self, behaviour: Behaviour) -> None:
         """Behave so; when this returns, connections are taken or refused accordingly."""
         self._faults.change(behaviour)
         if behaviour.mode == "refuse":
@@ -79,13 +57,66 @@ class Worker:
         else:
             await self._listener.open()
 
-    def _stop(self) -> None:
-        self._stopping = True
-        self._signalled.set()
-
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Refuse connections, let requests end for a while, and close what is left."""
         await self._listener.refuse()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.drain_secs):
                 await self._ledger.idle()
         await self._listener.close()
+        self._engine.close()
+
+    def _scripted(self) -> tuple[EngineMetrics, Engine]:
+        settings = self._settings
+        metrics = EngineMetrics(
+            model=settings.models[0],
+            block_size=settings.block_size or BLOCK_SIZE,
+            num_blocks=settings.num_gpu_blocks,
+            prefix_caching=False,
+        )
+        return metrics, ScriptedEngine(settings=settings, metrics=metrics, faults=self._faults)
+
+    def _modelled(self, profile: Profile, publishers: EventPublishers | None) -> tuple[EngineMetrics, Engine]:
+        settings = self._settings
+        metrics = EngineMetrics(
+            model=settings.models[0],
+            block_size=profile.block_size,
+            num_blocks=profile.num_blocks,
+            prefix_caching=profile.enable_prefix_caching,
+        )
+        engine = ModelledEngine(
+            profile=profile,
+            device=self._device,
+            metrics=metrics,
+            faults=self._faults,
+            stream_interval_secs=settings.stream_interval_secs,
+            loras=settings.loras,
+            publisher=None
+            if publishers is None
+            else publishers.open(settings, block_size=profile.block_size, on_drop=metrics.dropped_events.inc),
+        )
+        return metrics, engine
+
+    def _build(self) -> Frontend:
+        settings, engine, replies = self._settings, self._engine, Replies(worker=self.name)
+        max_model_len = settings.max_model_len
+        if self._profile is not None:
+            max_model_len = min(max_model_len, self._profile.num_blocks * self._profile.block_size)
+        return Frontend(
+            settings=settings,
+            faults=self._faults,
+            ledger=self._ledger,
+            replies=replies,
+            max_model_len=max_model_len,
+            generation=Generation(
+                settings=settings, engine=engine, replies=replies, worker=self.name, max_model_len=max_model_len
+            ),
+            operations=Operations(
+                engine=engine,
+                metrics=self._metrics,
+                faults=self._faults,
+                ledger=self._ledger,
+                replies=replies,
+                change_behaviour=self.behave,
+            ),
+        )

@@ -20,6 +20,7 @@ from extproc.observer.tokens import ObservedTokens
 from extproc.shm.token_store import TokenStore
 from tests.support.fleets import worker
 from tests.support.readers import Reading
+from tests.support.recordings import observed_recording
 from tests.support.service_state import ENGINE, OUTCOME, FakeState, process
 
 
@@ -48,7 +49,13 @@ async def admin(
 ) -> AsyncIterator[Client]:
     state = state or FakeState()
     registry = registry or service_registry(state=state, metric_dir=tmp_path)
-    server = AdminServer(address="127.0.0.1:0", state=state, registry=registry, tokens=tokens or observed_tokens())
+    server = AdminServer(
+        address="127.0.0.1:0",
+        state=state,
+        registry=registry,
+        tokens=tokens or observed_tokens(),
+        recording=observed_recording(),
+    )
     address = await server.start()
     try:
         async with aiohttp.ClientSession(f"http://{address}") as session:
@@ -171,6 +178,7 @@ async def test_an_address_in_use_cannot_be_started_on(tmp_path: Path) -> None:
             state=state,
             registry=service_registry(state=state, metric_dir=tmp_path),
             tokens=observed_tokens(),
+            recording=observed_recording(),
         )
         with pytest.raises(StartupError, match=f"admin.address: cannot listen on {address}"):
             await server.start()

@@ -16,6 +16,7 @@ from extproc.observer.tokens import ObservedTokens
 from extproc.shm.segment import Segment
 from tests.support.processes import python_child
 from tests.support.readers import Reading, make_spec
+from tests.support.recordings import observed_recording
 from tests.support.service_state import FakeState
 from tests.support.stores import make_segment, open_store
 
@@ -46,7 +47,13 @@ class Client:
 async def admin(*specs: ModelSpec, segment: Segment | None) -> AsyncIterator[Client]:
     store = None if segment is None else open_store(segment)
     tokens = ObservedTokens(shelf=Reading(store=store).shelf, store=store, specs=lambda: specs)
-    server = AdminServer(address="127.0.0.1:0", state=FakeState(), registry=CollectorRegistry(), tokens=tokens)
+    server = AdminServer(
+        address="127.0.0.1:0",
+        state=FakeState(),
+        registry=CollectorRegistry(),
+        tokens=tokens,
+        recording=observed_recording(),
+    )
     address = await server.start()
     try:
         async with aiohttp.ClientSession(f"http://{address}") as session:

@@ -11,6 +11,7 @@ from extproc.config.hooks import HookSettings
 from extproc.config.models import ModelSpec
 from extproc.config.plugins import PluginGroup, PluginSpec
 from extproc.config.policies import ConsistentHashingSettings, RoutingSettings
+from extproc.config.recording import RecordingSettings
 from extproc.config.server import ServerSettings
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
@@ -70,6 +71,10 @@ def test_the_defaults_are_good_and_raise_no_warning() -> None:
                 "routing.policy: unknown policy 'random_', known are `cache_aware`, `random`, `round_robin` - "
                 "did you mean `random`?"
             ),
+        ),
+        (
+            Settings(recording=RecordingSettings(directory="/missing")),
+            "recording.directory: '/missing' is not a directory that can be written to",
         ),
         (
             Settings(fleet=FleetSettings(health_path="health")),

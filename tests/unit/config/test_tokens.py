@@ -10,6 +10,7 @@ def test_is_on_by_default_and_keeps_what_it_makes() -> None:
         when="always",
         backend="auto",
         cache_bytes=256 << 20,
+        min_prefix_bytes=1024,
         verify_share=0.001,
         inline_secs=0.002,
         encode_threads=2,
@@ -23,6 +24,7 @@ def test_is_on_by_default_and_keeps_what_it_makes() -> None:
     ("name", "lowest", "highest"),
     [
         ("cache_bytes", 0, 1 << 40),
+        ("min_prefix_bytes", 0, 1 << 20),
         ("verify_share", 0, 1),
         ("inline_secs", 0, 1),
         ("encode_threads", 1, 64),

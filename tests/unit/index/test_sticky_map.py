@@ -92,18 +92,24 @@ def test_counts_the_keys_in_use_by_the_worker_given_last() -> None:
     stickies.put(2, (11, 12), 100)
     stickies.put(3, (12,), 90)
     stickies.put(4, (13,), 89)
-    assert stickies.groups(now=100, max_idle_secs=10) == {11: 1, 12: 2}
-    assert stickies.groups(now=100, max_idle_secs=1000) == {11: 1, 12: 2, 13: 1}
-    assert stickies.groups(now=200, max_idle_secs=10) == {}
+    assert stickies.groups(0, now=100, max_idle_secs=10) == {11: 1, 12: 2}
+    assert stickies.groups(0, now=100, max_idle_secs=1000) == {11: 1, 12: 2, 13: 1}
+    assert stickies.groups(0, now=200, max_idle_secs=10) == {}
 
 
-def test_the_shares_of_the_workers_in_a_large_map_come_from_a_sample() -> None:
+def test_the_parts_of_a_large_map_together_count_every_key() -> None:
     stickies = new_map(100_000)
-    for index in range(20_000):
-        stickies.put(stickies.hash_of(str(index)), (11 if index % 4 else 12,), 100)
-    counts = stickies.groups(now=100, max_idle_secs=10)
-    assert 4000 < sum(counts.values()) < 20_000
-    assert counts[11] / counts[12] == pytest.approx(3, rel=0.1)
+    keys = [stickies.hash_of(str(index)) for index in range(20_000)]
+    for index, key in enumerate(keys):
+        stickies.put(key, (11 if index % 4 else 12,), 100)
+    assert stickies.parts == 4
+    counts = [stickies.groups(part, now=100, max_idle_secs=10) for part in range(stickies.parts)]
+    kept = [key for key in keys if stickies.find(key) is not None]
+    assert len(kept) > 19_990
+    assert sum(sum(count.values()) for count in counts) == len(kept)
+    assert [sum(count.values()) for count in counts] == [
+        sum(stickies.part_of(key) == part for key in kept) for part in range(stickies.parts)
+    ]
 
 
 def test_hashes_depend_on_a_secret_of_the_map() -> None:
@@ -153,7 +159,7 @@ def test_a_writer_killed_between_two_stores_leaves_no_wrong_pairing(key: int, st
     found = {known: stickies.find(known) for known in (*before, 99)}
     assert [known for known, sticky in found.items() if sticky is None] in ([key, 99], [99], [1, 99])
     assert all(sticky == before[known] for known, sticky in found.items() if sticky is not None)
-    assert sum(stickies.groups(now=500, max_idle_secs=500).values()) == (WAYS if stores == 0 else WAYS - 1)
+    assert sum(stickies.groups(0, now=500, max_idle_secs=500).values()) == (WAYS if stores == 0 else WAYS - 1)
     # The entry is taken again, and nothing else is displaced.
     stickies.put(99, (72,), 501)
     assert stickies.find(99) == Sticky((72,), 501)

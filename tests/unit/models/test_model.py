@@ -1,8 +1,8 @@
 """A model: from a request body to the token ids of its engine, and what sets its prompts apart in the cache."""
 
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from extproc.errors import InvalidRequest
 from extproc.index.block_hash import block_hashes
 from extproc.models.model import Model, load_model
 from extproc.shm.token_store import TokenStore
+from extproc.tokens.prompt_cache import Encoding
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.models import make_model
 from tests.support.readers import CHAT, Reading, make_spec, parse
@@ -67,6 +68,17 @@ def reference(model: Model) -> Tokenizer:
 def whole(model: Model, text: str, *, special: bool = False) -> list[int]:
     ids: list[int] = reference(model).encode(text, add_special_tokens=special).ids
     return ids
+
+
+def clock_at(moment: datetime) -> type[datetime]:
+    """A clock that stands still."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(moment.timestamp(), tz)
+
+    return Clock
 
 
 @pytest.fixture
@@ -233,6 +245,44 @@ def test_a_template_that_writes_the_date_is_known_all_day(tmp_path: Path) -> Non
     if before == datetime.now().astimezone().year:
         assert found[1].cache == "level_0"
         assert reference(model).decode(found[1].ids.tolist()) == f"{before} Hello, world!"
+
+
+def test_a_prompt_with_the_date_is_not_known_as_a_whole_on_another_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_template(tmp_path, "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}")
+    body = parse(CHAT, model="qwen", messages=HELLO)
+    keys = []
+    for day in (1, 2):
+        monkeypatch.setattr("extproc.models.model.datetime", clock_at(datetime(2025, 2, day, tzinfo=UTC)))
+        key = model.whole_key(body, "", body.prompt_parts() or ())
+        assert key is not None
+        assert model.recall(key) is None
+        (prompt,) = model.prepare(body, "", key)
+        if isinstance(prompt, Encoding):
+            prompt.finish(prompt.encode())
+        assert model.recall(key) is not None
+        keys.append(key.key)
+    assert keys[0] != keys[1]
+
+
+def test_a_prompt_that_is_read_over_midnight_is_not_kept_under_the_day_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_template(tmp_path, "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}")
+    body = parse(CHAT, model="qwen", messages=HELLO)
+    keys = []
+    for day in (1, 2):
+        monkeypatch.setattr("extproc.models.model.datetime", clock_at(datetime(2025, 2, day, tzinfo=UTC)))
+        keys.append(model.whole_key(body, "", body.prompt_parts() or ()))
+    before, after = keys
+    assert before is not None
+    assert after is not None
+    for key, known in ((before, False), (after, True)):
+        (prompt,) = model.prepare(body, "", key)
+        if isinstance(prompt, Encoding):
+            prompt.finish(prompt.encode())
+        assert (model.recall(key) is not None) == known
 
 
 def test_a_template_that_writes_by_chance_has_no_key_but_that_of_its_text(tmp_path: Path) -> None:

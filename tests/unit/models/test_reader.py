@@ -329,3 +329,15 @@ def test_texts_count_as_encoded_or_reused(spec: ModelSpec) -> None:
     assert reading.counted("prompt_bytes", "qwen", "encoded") == encoded
     assert reading.counted("prompt_bytes", "qwen", "reused") == longer.reused_bytes > 0
     assert reading.counted("prompt_tokens", "qwen", "reused") == longer.reused_tokens > 0
+
+
+def test_a_short_beginning_of_a_long_prompt_is_not_worth_a_look_up(spec: ModelSpec) -> None:
+    long = [{"role": "user", "content": "Hello. " * 200}]
+    asked, unasked = (
+        Reading(spec, store=open_store(make_segment()), min_prefix_bytes=0),
+        Reading(spec, store=open_store(make_segment())),
+    )
+    for reading, cache in ((asked, "level_1"), (unasked, "miss")):
+        reading.chat("qwen", HELLO)
+        assert reading.chat("qwen", long).cache == cache
+        assert reading.chat("qwen", [*long, *LONGER]).cache == "level_1"

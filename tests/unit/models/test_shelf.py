@@ -312,6 +312,13 @@ def test_a_model_without_safe_boundaries_is_counted(tmp_path: Path, one: ModelSp
     assert Bench(spec).switched_off("mistral_metaspace", "no_boundary") == 0
 
 
+def test_the_encoder_of_a_model_is_counted_with_the_reason_for_a_fall_back(tmp_path: Path, one: ModelSpec) -> None:
+    metrics = TokenMetrics()
+    ModelShelf(settings=TokensSettings(), store=None, metrics=metrics).update([one, make_spec(tmp_path, "unigram")])
+    for labels in (("qwen", "fastokens", ""), ("unigram", "tokenizers", "unsupported")):
+        assert metrics.model_loads.labels(*labels)._value.get() == 1
+
+
 def test_says_what_it_loaded_with_which_encoder(one: ModelSpec, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     Bench(one, store=open_store(make_segment()))

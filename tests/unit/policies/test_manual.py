@@ -69,7 +69,7 @@ def test_a_request_without_a_key_is_given_a_worker_and_forgotten() -> None:
     choices = [bench.choose("") for _ in range(50)]
     assert {choice.reason for choice in choices} == {Reason.NO_KEY}
     assert {choice.workers[0].id for choice in choices} == {"w0", "w1", "w2", "w3"}
-    assert bench.shared.context().stickies.groups(now=1000, max_idle_secs=IDLE_SECS) == {}
+    assert bench.shared.context().stickies.groups(0, now=1000, max_idle_secs=IDLE_SECS) == {}
 
 
 def test_a_session_returns_when_its_worker_recovers() -> None:
@@ -172,3 +172,14 @@ def test_keys_that_are_forgotten_do_not_count_as_given() -> None:
         bench.first(f"old {number}", without("w3"))
     bench.shared.clock.advance(IDLE_SECS + 2)
     assert {bench.first(f"new {number}") for number in range(12)} == {"w0", "w1", "w2", "w3"}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_few_keys_in_a_map_for_many_are_spread_evenly(processes: int) -> None:
+    """However slowly they come: in a large map they are hard to find again."""
+    bench = Bench(processes, mode="min_group", entries=1 << 18)
+    counts: Counter[str] = Counter()
+    for number in range(24):
+        bench.shared.clock.advance(1.1 * COUNT_EVERY_SECS)
+        counts[bench.first(str(number), process=number % processes)] += 1
+    assert max(counts.values()) - min(counts.values()) <= processes

@@ -52,6 +52,23 @@ def test_a_long_text_is_put_together_at_once() -> None:
     assert "f'{" not in code("{{ 1 + x + y }}")
 
 
+def test_a_sum_with_wide_letters_is_written_term_by_term() -> None:
+    source = "{{ '<｜User｜>' + x.content + '!' }}"
+    for line in ("yield '<｜User｜>'", "yield o_1", "yield '!'", "yield str('<｜User｜>' + o_1 + '!')"):
+        assert line in [written.strip() for written in code(source).splitlines()]
+    for other in ("{{ '<|User|>' + x.content }}", "{{ '｜' ~ x }}", "{% macro f(x) %}{{ '｜' + x }}{% endmacro %}"):
+        assert "yield o_1" not in code(other)
+    assert "yield o_1" not in code("{% autoescape true %}{{ '｜' + x }}{% endautoescape %}")
+
+
+def test_what_is_set_of_a_namespace_is_read_and_written_directly() -> None:
+    written = code("{% set ns = namespace() %}{% set ns.x = 1 %}{{ ns.x }}{{ ns.items }}{{ y.x }}")
+    assert "read_plainly(l_0_ns, '_Namespace__attrs')['x'] = 1" in written
+    assert written.count(" is ChatNamespace and ") == 1
+    assert "environment.getattr((undefined(name='ns')" in written, "what is a method of dicts is left to the sandbox"
+    assert "read_plainly(" not in code("{% set ns._x = 1 %}{{ ns._x }}").replace("import", "")
+
+
 def test_absent_keys_are_known_beforehand() -> None:
     environment = CompilingEnvironment(extensions=())
     environment.from_string("{{ x.role }}{{ x['content'] }}")

@@ -13,6 +13,7 @@ from extproc.config.hooks import HookSettings
 from extproc.config.models import ModelSpec
 from extproc.config.plugins import PluginGroup, PluginSpec
 from extproc.config.policies import RoutingSettings
+from extproc.config.recording import RecordingSettings
 from extproc.config.settings import Settings
 from extproc.errors import HookRefusal, Overloaded, PolicyFailed, StartupError
 from extproc.fleet.view import FleetView
@@ -21,12 +22,15 @@ from extproc.router.deciding import Deciding
 from extproc.routing.decision import Decision
 from extproc.shm.admission import AdmissionColumns
 from extproc.shm.layout import Part
+from extproc.shm.processes import ProcessTable
+from extproc.shm.recording import RecordingOrder
 from extproc.shm.segment import Segment
 from extproc.telemetry.metrics import Metrics
 from tests.support.directors import Published
 from tests.support.fleets import worker
 from tests.support.plugins import install
 from tests.support.readers import Reading
+from tests.support.recordings import order
 
 SOURCE = '''
 from extproc.policies.base import Choice, Needs, Reason
@@ -81,7 +85,7 @@ class Bench:
         self.deciding = Deciding(
             settings=Settings(plugins=plugins, **settings),
             segment=self.segment,
-            process_slot=0,
+            row=ProcessTable(self.segment).row(0),
             fleet=self.fleet,
             prompts=Reading().reader,
             metrics=self.metrics,
@@ -199,3 +203,17 @@ async def test_limits_hold_over_all_routers() -> None:
     AdmissionColumns(bench.segment, process_slot=1).add(0, requests=1, tokens=1)
     with pytest.raises(Overloaded):
         bench.decide()
+
+
+def test_requests_are_recorded_where_that_is_allowed_and_nowhere_else(tmp_path: Path) -> None:
+    allowed = Bench(routing=routing(), recording=RecordingSettings(directory=str(tmp_path)))
+    default = Bench(routing=routing())
+    for bench in (allowed, default):
+        RecordingOrder(bench.segment).give(order())
+        bench.decide().release()
+    assert default.deciding.recorder is None
+    assert allowed.deciding.recorder is not None
+    (batch,) = allowed.deciding.recorder.take()
+    (request,) = batch.requests
+    assert (request.model, request.policy, request.worker) == (None, "round_robin", "w1")
+    assert ProcessTable(allowed.segment).row(0).recording == order().number

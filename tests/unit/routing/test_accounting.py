@@ -319,3 +319,13 @@ def test_a_lingering_request_is_given_back_once(early: bool) -> None:
     bench.start(request_with(prompt(1600, seed=5)))
     bench.accounts.sweep()
     assert bench.at(ONE)[0] == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_flight_tells_what_its_answer_was_whoever_has_served(streamed: bool) -> None:
+    bench = Bench()
+    flight = bench.start()
+    assert (flight.status, flight.headers_first, flight.early) == (0, False, False)
+    bench.answered(flight, 404, TWO, streamed=streamed)
+    bench.accounts.finish(flight, early=True)
+    assert (flight.status, flight.headers_first, flight.early) == (404, streamed, True)

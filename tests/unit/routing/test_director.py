@@ -20,7 +20,9 @@ from extproc.fleet.worker import Fleet, Worker
 from extproc.models.reader import LONG_BODY_BYTES
 from extproc.policies.base import Choice, Needs, PolicyContext, Reason
 from extproc.policies.round_robin import RoundRobin
+from extproc.routing.accounting import Flight
 from extproc.routing.decision import Decision
+from extproc.routing.director import RequestRecorder
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.directors import Directing, Published
 from tests.support.fleets import worker
@@ -40,6 +42,7 @@ class Bench:
         reads_bodies: bool = False,
         single: bool = False,
         policy: type[RoundRobin] | None = None,
+        recorder: RequestRecorder | None = None,
     ) -> None:
         self.published = Published(*workers)
         self.directing = Directing(
@@ -47,6 +50,7 @@ class Bench:
             prompts=Reading().reader,
             policies={"default": policy or (ReadsBodies if reads_bodies else RoundRobin)},
             single_endpoint=single,
+            recorder=recorder,
         )
         self.director = self.directing.director
         self.metrics = self.directing.metrics
@@ -446,3 +450,30 @@ async def test_a_refusal_that_comes_after_the_end_of_its_request_is_not_logged(
     del source.prompts
     gc.collect()
     assert not caplog.records
+
+
+class Taken:
+    """Records what it is told while ``on``."""
+
+    def __init__(self) -> None:
+        self.on = False
+        self.taken: list[tuple[str, str, float]] = []
+
+    def began(self) -> float:
+        return 5.0 if self.on else 0.0
+
+    def chosen(self, request: RoutingRequest, choice: Choice, *, policy: str, flight: Flight, arrived: float) -> None:
+        assert flight.worker is choice.workers[0]
+        self.taken.append((request.path, policy, arrived))
+
+
+def test_requests_that_arrive_while_that_is_wanted_are_recorded_at_their_choice() -> None:
+    recorder = Taken()
+    bench = Bench(worker(1), recorder=recorder)
+    bench.decide(chat())
+    recorder.on = True
+    bench.decide(chat())
+    bench.published.publish()
+    with pytest.raises(NoEndpoint):
+        bench.decide(chat())
+    assert recorder.taken == [("/v1/chat/completions", "round_robin", 5.0)]

@@ -67,3 +67,14 @@ def test_children_never_get_the_supervisors_slot(table: ProcessTable) -> None:
     assert table.claim(role=Role.ROUTER, index=0, now_ns=1) is None
     assert claimed(table, role=Role.SUPERVISOR).slot == SUPERVISOR_SLOT
     assert table.claim(role=Role.SUPERVISOR, index=0, now_ns=1) is None
+
+
+def test_a_row_tells_whose_requests_its_process_still_has_to_write(table: ProcessTable) -> None:
+    row = claimed(table)
+    row.begin_recording(1 << 63)
+    assert table.row(row.slot).recording == 1 << 63
+    row.end_recording()
+    assert row.recording == 0
+    row.begin_recording(5)
+    table.release(row.slot)
+    assert row.recording == 0

@@ -118,6 +118,23 @@ def test_a_prompt_whose_beginning_was_evicted_is_not_found() -> None:
     assert find(other, 2) is None
 
 
+def test_an_extent_that_took_the_place_of_a_beginning_is_not_taken_for_it() -> None:
+    segment = make_segment()
+    store, other = open_store(segment), open_store(segment)
+    size = 900
+    put(store, ids_of(0, size), {1: size})
+    put(other, np.concatenate([ids_of(0, size), ids_of(1, 100)]), {2: size + 100}, parent=find(other, 1))
+    put(other, ids_of(7, 10), {7: 10})
+    assert find(other, 2) is not None
+    # All of one size, so that they begin where others did; the chunk of the end is in use all the time.
+    for number in range(10, 6000):
+        put(store, ids_of(number, size), {number: size})
+        assert find(other, 7) is not None
+    assert store.state().evictions > 0
+    assert find(other, 1) is None
+    assert find(other, 2) is None
+
+
 def test_a_flush_forgets_everything_for_every_process() -> None:
     segment = make_segment()
     store, other = open_store(segment), open_store(segment)

@@ -33,8 +33,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     return found.model
 
 
-def cache_of(model: Model, store: TokenStore | None, boundaries: Boundaries | None = None) -> PromptCache:
-    return PromptCache(store=store, encoder=model.backend.encoder, boundaries=boundaries or model.cache.boundaries)
+def cache_of(
+    model: Model, store: TokenStore | None, boundaries: Boundaries | None = None, *, min_prefix_bytes: int = 0
+) -> PromptCache:
+    return PromptCache(
+        store=store,
+        encoder=model.backend.encoder,
+        boundaries=boundaries or model.cache.boundaries,
+        min_prefix_bytes=min_prefix_bytes,
+    )
 
 
 def read(cache: PromptCache, text: str, namespace: Namespace = NAMESPACE) -> PromptTokens:
@@ -228,6 +235,65 @@ def test_entries_that_were_lost_come_back(model: Model) -> None:
     assert read(cache, conversation[1] + "elsewhere").reused_bytes >= len(conversation[0].encode())
 
 
+@pytest.mark.parametrize(
+    ("begin", "times", "reused"),
+    [("short", 1, True), ("short", 20, False), ("a longer one " * 50, 1, True), ("a longer one " * 50, 20, True)],
+    ids=["a good part of a short text", "little of a text", "a good part of a text", "little, and long enough"],
+)
+def test_a_short_prefix_is_used_only_where_it_is_a_good_part_of_the_text(
+    model: Model, begin: str, times: int, reused: bool
+) -> None:
+    cache = cache_of(model, open_store(make_segment()), min_prefix_bytes=512)
+    plain = cache_of(model, None)
+    known = TURN.format(begin)
+    read(cache, known)
+    text = known + times * known.replace("<|", "<")
+    tokens = read(cache, text)
+    assert tokens.cache == ("level_1" if reused else "miss")
+    expect_same(tokens, read(plain, text))
+    # What was encoded anew is known from then on, with all of its boundaries.
+    end = text + "<|im_end|>"
+    read(cache, end)
+    for longer in (end + " and on", known + " another way"):
+        again = read(cache, longer)
+        assert again.cache == "level_1"
+        expect_same(again, read(plain, longer))
+    assert cache.mismatched_boundaries == 0
+
+
+def test_pieces_of_a_text_are_the_text(model: Model) -> None:
+    pieces = ["<|im_start|>", "naïve", "", " 日本", "<|im_end|>", "ascii"]
+    cache = cache_of(model, open_store(make_segment()))
+    encoding = cache.begin(pieces, NAMESPACE)
+    expect_same(encoding.finish(encoding.encode()), read(cache_of(model, None), "".join(pieces)))
+    assert read(cache, "".join(pieces)).cache == "level_0"
+    longer = cache.begin([*pieces, " and more"], NAMESPACE)
+    assert longer.reused_bytes
+    expect_same(longer.finish(longer.encode()), read(cache_of(model, None), "".join(pieces) + " and more"))
+
+
+def test_a_prefix_of_another_length_than_its_key_stands_for_is_not_used(model: Model) -> None:
+    """As two texts with one hash would leave it."""
+    cache = cache_of(model, open_store(make_segment()))
+    text = turns(2)[-1]
+    encoding = cache.begin(text, NAMESPACE)
+    ids = np.arange(40, dtype=np.uint32)
+    assert cache.store is not None
+    cache.store.put(
+        parent=None,
+        depth=0,
+        ids=ids,
+        hashes=block_hashes(ids, block_size=NAMESPACE.block_size, before=NAMESPACE.root),
+        block_size=NAMESPACE.block_size,
+        keys=encoding._keys[-2:-1],
+        tokens=[len(ids)],
+        sizes=[7],
+    )
+    tokens = read(cache, text)
+    assert tokens.cache == "miss"
+    expect_same(tokens, read(cache_of(model, None), text))
+
+
 def test_lone_surrogates_are_refused(model: Model) -> None:
     with pytest.raises(UnicodeEncodeError):
         cache_of(model, None).begin("\ud800", NAMESPACE)
@@ -241,7 +307,8 @@ prompts = st.lists(pieces, min_size=1, max_size=6).map(lambda parts: "".join(TUR
 @given(base=st.lists(prompts, min_size=1, max_size=4), data=st.data())
 def test_cached_is_uncached_in_any_order_of_requests(model: Model, base: list[str], data: st.DataObject) -> None:
     segment = make_segment()
-    caches = [cache_of(model, open_store(segment)) for _ in range(3)]
+    # Processes may differ in what they keep while their settings are changed.
+    caches = [cache_of(model, open_store(segment), min_prefix_bytes=size) for size in (0, 0, 1024)]
     plain = cache_of(model, None)
     texts = [*base, *(one + other for one in base for other in base)]
     for _ in range(data.draw(st.integers(1, 14))):

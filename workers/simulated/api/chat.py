@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from workers.simulated.api.base import Answer, Question, count_tokens, decode, encode, event, token_text
+from workers.simulated.api.base import BYTES_PER_TOKEN, Answer, Question, decode, encode, event, text_ids
 from workers.simulated.errors import bad_request
 
 MAX_CHOICES = 128
@@ -38,18 +38,29 @@ class _Request(msgspec.Struct):
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    cache_salt: str | None = None
+
+
+def message_ids(messages: list[Message]) -> bytes:
+    """Token ids of a conversation: those of its texts, without any template."""
+    return b"".join(content_ids(message.content) for message in messages)
+
+
+def content_ids(content: str | list[Part] | None) -> bytes:
+    """Token ids of one message's texts."""
+    if isinstance(content, str):
+        return text_ids(content)
+    return b"".join(text_ids(part.text) for part in content or () if part.text)
 
 
 def count_message_tokens(messages: list[Message]) -> int:
     """Tokens of a conversation: those of its texts, without any template."""
-    return sum(count_content(message.content) for message in messages)
+    return len(message_ids(messages)) // BYTES_PER_TOKEN
 
 
 def count_content(content: str | list[Part] | None) -> int:
     """Tokens of one message's texts."""
-    if isinstance(content, str):
-        return count_tokens(content)
-    return sum(count_tokens(part.text) for part in content or () if part.text)
+    return len(content_ids(content)) // BYTES_PER_TOKEN
 
 
 class ChatCompletions:
@@ -64,11 +75,12 @@ class ChatCompletions:
             raise bad_request("`messages` is empty.", param="messages")
         return Question(
             model=request.model,
-            prompt_tokens=count_message_tokens(request.messages),
+            prompts=(message_ids(request.messages),),
             limit=request.max_completion_tokens or request.max_tokens,
             choices=request.n or 1,
             stream=bool(request.stream),
             include_usage=bool(request.stream_options and request.stream_options.include_usage),
+            cache_salt=request.cache_salt or "",
         )
 
     def whole(self, answer: Answer) -> bytes:
@@ -99,7 +111,7 @@ class ChatCompletions:
 
     def piece(self, answer: Answer, token: int) -> bytes:
         """One chunk a choice."""
-        return self._chunks(answer, {"content": token_text(token)}, None)
+        return self._chunks(answer, {"content": answer.word(token)}, None)
 
     def closing(self, answer: Answer) -> bytes:
         """The chunks with the reason of the end, the usage if asked for, and the end mark."""

@@ -8,11 +8,10 @@ from workers.simulated.api.base import (
     Answer,
     PromptItem,
     Question,
-    count_prompts,
     decode,
     encode,
     event,
-    token_text,
+    read_prompts,
 )
 from workers.simulated.api.chat import MAX_CHOICES, Positive, StreamOptions
 
@@ -24,6 +23,7 @@ class _Request(msgspec.Struct):
     n: Annotated[int, msgspec.Meta(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    cache_salt: str | None = None
 
 
 class Completions:
@@ -34,14 +34,15 @@ class Completions:
     def read(self, body: bytes) -> Question:
         """Read a request."""
         request = decode(body, _Request)
-        prompts = count_prompts(request.prompt, param="prompt")
+        prompts = read_prompts(request.prompt, param="prompt")
         return Question(
             model=request.model,
-            prompt_tokens=sum(prompts),
+            prompts=prompts,
             limit=request.max_tokens,
             choices=len(prompts) * (request.n or 1),
             stream=bool(request.stream),
             include_usage=bool(request.stream_options and request.stream_options.include_usage),
+            cache_salt=request.cache_salt or "",
         )
 
     def whole(self, answer: Answer) -> bytes:
@@ -56,7 +57,7 @@ class Completions:
 
     def piece(self, answer: Answer, token: int) -> bytes:
         """One chunk a choice."""
-        return self._chunks(answer, token_text(token), None)
+        return self._chunks(answer, answer.word(token), None)
 
     def closing(self, answer: Answer) -> bytes:
         """The chunks with the reason of the end, the usage if asked for, and the end mark."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 
-from workers.simulated.api.base import Answer, Question, decode, encode, named_event, token_text
-from workers.simulated.api.chat import Message, Part, Positive, count_content, count_message_tokens
+from workers.simulated.api.base import Answer, Question, decode, encode, named_event
+from workers.simulated.api.chat import Message, Part, Positive, content_ids, message_ids
 from workers.simulated.errors import bad_request
 
 
@@ -29,7 +29,7 @@ class Messages:
             raise bad_request("`messages` is empty.", param="messages")
         return Question(
             model=request.model,
-            prompt_tokens=count_message_tokens(request.messages) + count_content(request.system),
+            prompts=(content_ids(request.system) + message_ids(request.messages),),
             limit=request.max_tokens,
             stream=bool(request.stream),
         )
@@ -46,16 +46,16 @@ class Messages:
             "content_block_start", {"index": 0, "content_block": {"type": "text", "text": ""}}
         )
 
-    def piece(self, answer: Answer, token: int) -> bytes:  # noqa: ARG002 - a delta does not name its message
+    def piece(self, answer: Answer, token: int) -> bytes:
         """One delta."""
-        delta = {"type": "text_delta", "text": token_text(token)}
+        delta = {"type": "text_delta", "text": answer.word(token)}
         return named_event("content_block_delta", {"index": 0, "delta": delta})
 
     def closing(self, answer: Answer) -> bytes:
         """The end of the block, the reason and usage, the end of the message."""
         ending = {
             "delta": {"stop_reason": _stop_reason(answer), "stop_sequence": None},
-            "usage": {"input_tokens": answer.prompt_tokens, "output_tokens": answer.tokens},
+            "usage": _usage(answer, output_tokens=answer.tokens),
         }
         return (
             named_event("content_block_stop", {"index": 0})
@@ -68,6 +68,11 @@ def _stop_reason(answer: Answer) -> str:
     return "max_tokens" if answer.finish == "length" else "end_turn"
 
 
+def _usage(answer: Answer, *, output_tokens: int) -> dict[str, int]:
+    cached = {} if answer.cached_tokens is None else {"cache_read_input_tokens": answer.cached_tokens}
+    return {"input_tokens": answer.prompt_tokens, "output_tokens": output_tokens} | cached
+
+
 def _message(answer: Answer, *, output_tokens: int) -> dict[str, Any]:
     return {
         "id": answer.stamp.id,
@@ -77,6 +82,6 @@ def _message(answer: Answer, *, output_tokens: int) -> dict[str, Any]:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": {"input_tokens": answer.prompt_tokens, "output_tokens": output_tokens},
+        "usage": _usage(answer, output_tokens=output_tokens),
         "system_fingerprint": answer.stamp.worker,
     }

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from workers.simulated.api.base import (
+    BYTES_PER_TOKEN,
     MAX_PROMPTS,
     Pooled,
     PromptItem,
     Stamp,
-    count_prompts,
     count_tokens,
     decode,
+    read_prompts,
     token_ids,
 )
 from workers.simulated.api.chat import Message, Part, count_content, count_message_tokens
@@ -143,7 +144,7 @@ def _vectors(body: bytes, *, kind: str, key: str) -> Pooled:
     if request.messages is not None:
         counts = [count_message_tokens(request.messages)]
     elif request.input is not None:
-        counts = count_prompts(request.input, param="input")
+        counts = [len(ids) // BYTES_PER_TOKEN for ids in read_prompts(request.input, param="input")]
     else:
         raise bad_request("`input` or `messages` is needed.", param="input")
 

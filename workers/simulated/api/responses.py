@@ -5,8 +5,8 @@ from typing import Any
 
 import msgspec
 
-from workers.simulated.api.base import Answer, Question, count_tokens, decode, encode, named_event, token_text
-from workers.simulated.api.chat import Part, Positive, count_content
+from workers.simulated.api.base import Answer, Question, decode, encode, named_event, text_ids
+from workers.simulated.api.chat import Part, Positive, content_ids
 from workers.simulated.errors import bad_request
 
 _EVENTS_BEFORE_FIRST_TOKEN = 4
@@ -22,6 +22,7 @@ class _Request(msgspec.Struct):
     instructions: str | None = None
     max_output_tokens: Positive | None = None
     stream: bool | None = None
+    cache_salt: str | None = None
 
 
 class Responses:
@@ -35,15 +36,16 @@ class Responses:
         if not request.input:
             raise bad_request("`input` is empty.", param="input")
         asked = (
-            count_tokens(request.input)
+            text_ids(request.input)
             if isinstance(request.input, str)
-            else sum(count_content(item.content) for item in request.input)
+            else b"".join(content_ids(item.content) for item in request.input)
         )
         return Question(
             model=request.model,
-            prompt_tokens=asked + count_tokens(request.instructions or ""),
+            prompts=(text_ids(request.instructions or "") + asked,),
             limit=request.max_output_tokens,
             stream=bool(request.stream),
+            cache_salt=request.cache_salt or "",
         )
 
     def whole(self, answer: Answer) -> bytes:
@@ -64,7 +66,7 @@ class Responses:
 
     def piece(self, answer: Answer, token: int) -> bytes:
         """One delta."""
-        delta = _place(answer) | {"delta": token_text(token), "logprobs": []}
+        delta = _place(answer) | {"delta": answer.word(token), "logprobs": []}
         return _numbered([("response.output_text.delta", delta)], first=_EVENTS_BEFORE_FIRST_TOKEN + token - 1)
 
     def closing(self, answer: Answer) -> bytes:
@@ -130,7 +132,7 @@ def _finished(answer: Answer) -> dict[str, Any]:
         "output": [_item(answer, status="completed", content=[_part(answer.text)])],
         "usage": {
             "input_tokens": answer.prompt_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": answer.cached_tokens or 0},
             "output_tokens": answer.tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": answer.prompt_tokens + answer.tokens,

@@ -169,7 +169,7 @@ async def test_an_interval_of_0_reads_nothing() -> None:
 
 
 async def test_a_simulated_worker_says_all_that_is_read_and_learned() -> None:
-    flags = ("--ttft-secs", "0.1", "--token-secs", "0.01", "--block-size", "32", "--num-gpu-blocks", "500")
+    flags = ("--ttft-secs", "0.1", "--token-secs", "0.01", "--block-size", "32", "--kv-cache-tokens", "16000")
     question = json.dumps({"model": "tiny", "prompt": "abcd" * 1024, "max_tokens": 11}).encode()
     readings, rates = Readings(), LearnedRates()
     with SimulatedWorker.start(*flags) as worker:

@@ -17,7 +17,7 @@ HELD = {"model": "tiny", "prompt": "abcd" * 10, "max_tokens": 6}
 @pytest.fixture(scope="module")
 def narrow_worker() -> Iterator[SimulatedWorker]:
     """One request at a time and a cache of 64 tokens."""
-    flags = ("--max-num-seqs", "1", "--num-gpu-blocks", "4", "--ttft-secs", "0", "--token-secs", "0")
+    flags = ("--max-num-seqs", "1", "--kv-cache-tokens", "64", "--ttft-secs", "0", "--token-secs", "0")
     with SimulatedWorker.start(*flags) as worker:
         yield worker
 

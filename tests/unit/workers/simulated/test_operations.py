@@ -27,7 +27,7 @@ def value(worker: SimulatedWorker, name: str, **labels: str) -> float:
     return next(number for found, number in samples(worker)[name] if found == wanted)
 
 
-@pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/load", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/ping", "/version", "/load", "/metrics", "/kv_event_sources"])
 def test_operational_paths_answer_200_and_are_not_counted(worker: SimulatedWorker, path: str) -> None:
     assert worker.call("GET", path)[0] == 200
     assert worker.requests()["by_path"] == {}
@@ -93,6 +93,12 @@ def test_a_request_moves_the_counters(worker: SimulatedWorker) -> None:
         zip(names, (2, 2, 3, 1, 1, 2, 1, 2), strict=True)
     )
     assert value(worker, "vllm:request_success_total", finished_reason="length") - cut_before == 1
+
+
+def test_scripted_workers_have_no_cache_to_tell_of(worker: SimulatedWorker) -> None:
+    assert worker.call("GET", "/kv_event_sources") == (200, b"{}")
+    assert worker.call("POST", "/reset_prefix_cache") == (200, b"")
+    assert worker.call("GET", "/reset_prefix_cache")[0] == 405
 
 
 def test_behaviour_is_shown_as_it_was_set(worker: SimulatedWorker) -> None:

@@ -1,58 +1,53 @@
-import dataclasses
-from pathlib import Path
-
 import pytest
 
-import workers
-from workers.simulated.faults import Behaviour
-from workers.simulated.settings import Settings, flag_table, parse_flags
+from workers.engine.profile import load_profile
+from workers.simulated.settings import Settings
 
 
-def test_no_flags_give_the_declared_defaults() -> None:
-    assert parse_flags([]) == Settings()
+def test_given_flags_replace_fields_of_the_profile() -> None:
+    settings = Settings(profile="h100-8b", block_size=32, kv_cache_tokens=3200, max_loras=4)
+    profile, whole = settings.load_profile(), load_profile("h100-8b")
+
+    assert profile is not None
+    assert (profile.block_size, profile.num_blocks, profile.max_loras) == (32, 100, 4)
+    assert (profile.step, profile.frontend, profile.max_num_seqs) == (whole.step, whole.frontend, whole.max_num_seqs)
 
 
-def test_flags_are_read_by_their_type() -> None:
-    settings = parse_flags(
-        ["--port", "8001", "--model", "a", "--model", "b", "--ttft-secs", "0.5", "--unhealthy", "--mode", "hang"]
-    )
+def test_without_a_profile_the_room_of_the_cache_is_in_tokens_too() -> None:
+    assert Settings().load_profile() is None
+    assert Settings().num_gpu_blocks == 1 << 20
+    assert Settings(kv_cache_tokens=640, block_size=32).num_gpu_blocks == 20
 
-    assert (settings.port, settings.models, settings.ttft_secs) == (8001, ("a", "b"), 0.5)
-    assert settings.behaviour == Behaviour(mode="hang", unhealthy=True)
+
+def test_one_worker_is_as_it_was_told() -> None:
+    settings = Settings(port=8000, name="w", kv_events_endpoint="ipc:///run/kv", kv_events_topic="kv")
+
+    assert settings.of_worker(0) == settings
 
 
 @pytest.mark.parametrize(
-    ("arguments", "fault"),
+    ("endpoint", "third"),
     [
-        (["--port", "65536"], "above 65535"),
-        (["--port", "x"], "not a number"),
-        (["--ttft-secs", "-1"], "below 0"),
-        (["--ttft-secs", "nan"], "below 0"),
-        (["--max-tokens", "0"], "below 1"),
-        (["--mode", "sulk"], "invalid choice"),
-        (["--colour", "red"], "unrecognized arguments"),
+        ("tcp://*:5557", "tcp://*:5559"),
+        ("tcp://[::]:5557", "tcp://[::]:5559"),
+        ("tcp://127.0.0.1:*", "tcp://127.0.0.1:*"),
+        ("tcp://host-{n}:5557", "tcp://host-2:5557"),
+        ("ipc:///run/kv-{n}", "ipc:///run/kv-2"),
+        ("", ""),
     ],
 )
-def test_unusable_flags_exit_with_status_2_and_name_the_fault(
-    arguments: list[str], fault: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as stop:
-        parse_flags(arguments)
+def test_endpoints_are_told_apart_by_number(endpoint: str, third: str) -> None:
+    settings = Settings(
+        workers=3, profile="h100-8b", kv_events_endpoint=endpoint or "tcp://*:1", kv_events_replay_endpoint=endpoint
+    )
 
-    assert stop.value.code == 2
-    assert fault in capsys.readouterr().err
-
-
-def test_help_names_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_flags(["--help"])
-
-    shown = capsys.readouterr().out
-    for field in dataclasses.fields(Settings):
-        assert f"--{field.metadata['setting'].flag or field.name.replace('_', '-')}" in shown
+    assert settings.faults() == []
+    assert settings.of_worker(2).kv_events_replay_endpoint == third
 
 
-def test_readme_shows_the_flags_as_they_are() -> None:
-    readme = (Path(workers.__file__).parent / "README.md").read_text(encoding="utf-8")
-
-    assert flag_table() in readme
+def test_ports_names_and_topics_are_told_apart_by_number() -> None:
+    one = Settings(workers=3, port=8000, name="w", kv_events_topic="kv@{n}").of_worker(2)
+    assert (one.port, one.name, one.kv_events_topic) == (8002, "w-2", "kv@2")
+    one = Settings(workers=3, port=0, name="gpu{n}-w").of_worker(2)
+    assert (one.port, one.name) == (0, "gpu2-w")
+    assert Settings(workers=3).of_worker(2).name == ""

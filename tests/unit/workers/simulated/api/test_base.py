@@ -1,6 +1,17 @@
+import array
+
 import pytest
 
-from workers.simulated.api.base import PromptItem, count_prompts, count_tokens, token_ids
+from workers.simulated.api.base import (
+    PromptItem,
+    aligned_ids,
+    aligned_text,
+    count_tokens,
+    read_prompts,
+    text_ids,
+    token_ids,
+)
+from workers.simulated.api.chat import Message, Part, message_ids
 from workers.simulated.errors import ApiError
 
 
@@ -16,22 +27,34 @@ def test_equal_prefixes_have_equal_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "counts"),
+    ("prompt", "ids"),
     [
-        ("abcdefgh", [2]),
-        (["abcd", "abcdefgh"], [1, 2]),
-        ([7, 8, 9], [3]),
-        ([[7, 8], [9]], [2, 1]),
+        ("abcdefg", (b"abcdefg\0",)),
+        (["abcd", "abcdefgh"], (b"abcd", b"abcdefgh")),
+        ([7, 8, 1 << 31], (array.array("I", [7, 8, 1 << 31]).tobytes(),)),
+        ([[7, 8], [9]], (array.array("I", [7, 8]).tobytes(), array.array("I", [9]).tobytes())),
     ],
     ids=["text", "texts", "ids", "lists-of-ids"],
 )
-def test_prompts_are_counted_in_every_shape(prompt: str | list[PromptItem], counts: list[int]) -> None:
-    assert count_prompts(prompt, param="prompt") == counts
+def test_prompts_are_read_in_every_shape(prompt: str | list[PromptItem], ids: tuple[bytes, ...]) -> None:
+    assert read_prompts(prompt, param="prompt") == ids
 
 
-@pytest.mark.parametrize("prompt", [[], ["text", 7], ["x"] * 2049], ids=["empty", "mixed", "too-many"])
+@pytest.mark.parametrize(
+    "prompt",
+    [[], ["text", 7], ["x"] * 2049, [-1], [[1 << 32]]],
+    ids=["empty", "mixed", "too-many", "negative-id", "large-id"],
+)
 def test_unusable_prompts_are_refused_with_the_fields_name(prompt: list[PromptItem]) -> None:
     with pytest.raises(ApiError) as refusal:
-        count_prompts(prompt, param="prompt")
+        read_prompts(prompt, param="prompt")
 
     assert (refusal.value.status, refusal.value.param) == (400, "prompt")
+
+
+def test_a_conversation_that_goes_on_keeps_its_tokens() -> None:
+    question = [Message(role="system", content="be short"), Message(role="user", content=[Part(text="hello")])]
+    answer = "".join(map(aligned_text, range(1, 1201)))
+    more = [*question, Message(role="assistant", content=answer), Message(role="user", content="and?")]
+
+    assert message_ids(more) == message_ids(question) + aligned_ids(1200) + text_ids("and?")
