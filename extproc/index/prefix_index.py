@@ -13,6 +13,11 @@ Hashes are chained (``block_hash.py``), so one block stands for the whole prefix
 therefore the deepest block that it is known to hold: a block in between that was evicted here, or lost to another
 process, does not shorten it.
 
+Engines evict, and few tell. Where it is known since when an engine has computed as much as its cache holds, what was
+recorded there before is taken to be lost (``cached_since``). An entry has one stamp for all workers of its group, so
+recording a block for one worker makes it look new at the others that still hold it: they may be believed for longer
+than they should be, and never for less.
+
 All processes read and write the table, without a lock. Writers take a free entry of the set, else the one that was
 recorded longest ago, and write it as: no workers, key, workers, stamp. A torn read: two processes that change one entry
 at the same moment may lose a bit or leave one too many, two that add one block may each give it an entry (both are read
@@ -48,6 +53,7 @@ _HASH_MASK = ~_GROUP_MASK
 _GROUP_STEP = 0x9E3779B97F4A7C15
 _HALF_WORD = np.uint64(32)
 _ONE = np.uint64(1)
+_BITS = _ONE << np.arange(GROUP_WORKERS, dtype=np.uint64)
 _WAYS_SHIFT = 3
 _STAMP_MASK = 0xFFFF_FFFF
 _ONE_TICK = np.uint32(1)
@@ -79,8 +85,8 @@ class PrefixIndex:
     """One process's access to the index in ``memory``, which all processes of the service give it.
 
     ``clock`` returns seconds. With ``half_life_secs`` a match counts half after that time without being recorded again;
-    0 is never. ``cached_since`` has a moment for each slot, which others change: what was recorded there before it is
-    taken to be lost, as far as it was not recorded again since; 0 is none. Raises ``ValueError`` when not even one set
+    0 is never. ``cached_since`` has a moment for each slot, which others change: what was recorded there before it, to
+    the tick of a stamp, and not again since is taken to be lost; 0 is none. Raises ``ValueError`` when not even one set
     fits.
     """
 
@@ -104,7 +110,9 @@ class PrefixIndex:
         self._stamps = np.frombuffer(memory, np.uint32, entries, 16 * entries)
         self._key_sets = self._keys.reshape(sets, WAYS)
         self._stamp_sets = self._stamps.reshape(sets, WAYS)
-        self._cached_since = cached_since
+        self._cached_since = (
+            None if cached_since is None else cached_since[: _GROUPS * GROUP_WORKERS].reshape(_GROUPS, -1)
+        )
         self._last: _Found | None = None
         # Blocks of one group go to other sets than those of another: else many groups would crowd few sets.
         self._group_marks = [
@@ -128,11 +136,12 @@ class PrefixIndex:
         hashes = _bounded(hashes)
         bit = _ONE << np.uint64(slot & 63)
         _, _, keys, sets, blocks, entries = self._matched(hashes, slot >> 6) or self._look_up(hashes, slot >> 6)
+        # Before they look new: to the worker itself, what it has lost is news.
+        self._take_lost(entries, slot >> 6)
         holds = self._workers.take(entries) & bit != 0
         known = np.zeros(len(hashes), dtype=np.bool_)
         known[blocks] = holds
         now = self._now()
-        self._take_stale(entries, slot)
         self._stamps[entries] = _stamp(now)
         if known.all():
             return hashes[:0]
@@ -172,48 +181,47 @@ class PrefixIndex:
         if not len(blocks):
             return np.zeros(GROUP_WORKERS)
         workers = self._workers.take(entries)
+        lost = self._lost(entries, group)
+        if lost is not None:
+            workers &= ~lost
         ends = _ends(workers)
         depths = blocks.take(ends) + 1.0
         bits = np.unpackbits(workers.take(ends).view(np.uint8), bitorder="little").reshape(-1, GROUP_WORKERS)
         held = bits * depths[:, None]
         deepest: Floats = held.max(axis=0)
-        limits = self._lasting(group)
-        if limits is not None:
-            # A prefix is lost from its end, so what is deeper was not recorded later.
-            ages = np.maximum.accumulate(self._ages(entries))
-            kept = ages.searchsorted(limits, side="right")
-            deepest = np.minimum(deepest, np.concatenate(([0], blocks + 1)).take(kept))
         if self._half_life:
             stamps = self._stamps.take(entries.take(ends)).take(held.argmax(axis=0))
             ages = np.maximum((_stamp(self._now() + _LEAD) - stamps).astype(np.float64) - _LEAD, 0.0)
             deepest *= np.exp2(ages / (-STAMPS_PER_SEC * self._half_life))
         return deepest
 
-    def _lasting(self, group: int) -> Floats | None:
-        """Return how old what each worker of a group holds may be, in ticks; None where all lasts for ever."""
+    def _lost(self, entries: Ints, group: int) -> Hashes | None:
+        """Return the workers of a group that have lost each of some entries, as bits; None where none has."""
         if self._cached_since is None:
             return None
-        since = self._cached_since[group * GROUP_WORKERS : (group + 1) * GROUP_WORKERS]
-        if not since.any():
+        since = self._cached_since[group]
+        if not np.count_nonzero(since) or not len(entries):
             return None
-        return np.where(since > 0, (self._clock() - since) * STAMPS_PER_SEC, np.inf)
+        now = self._now()
+        ages = _stamp(now + _LEAD) - self._stamps.take(entries)
+        # How old what a worker holds may be. Another process may have set a moment that is later than our now.
+        if ages.max() <= max(now - int(since.max() * STAMPS_PER_SEC), 0) + _LEAD:
+            return None
+        limits = np.maximum(now - np.floor(since * STAMPS_PER_SEC), 0.0) + _LEAD
+        limits[since == 0] = _STAMP_MASK
+        order = limits.argsort()
+        shorter = limits[order].searchsorted(ages)
+        by_limit = np.zeros(GROUP_WORKERS + 1, dtype=np.uint64)
+        np.bitwise_or.accumulate(_BITS[order], out=by_limit[1:])
+        lost: Hashes = by_limit.take(shorter)
+        return lost
 
-    def _ages(self, entries: Ints) -> Floats:
-        """Return the ages of entries in ticks."""
-        ages = (_stamp(self._now() + _LEAD) - self._stamps.take(entries)).astype(np.float64)
-        return np.maximum(ages - _LEAD, 0.0)
-
-    def _take_stale(self, entries: Ints, slot: int) -> None:
-        """Take from entries the workers that have lost them; they are about to look new."""
-        limits = self._lasting(slot >> 6)
-        if limits is None or not len(entries):
-            return
-        ages = self._ages(entries)
-        oldest = ages.max()
-        for place in np.flatnonzero(limits < oldest).tolist():
-            if place != slot & 63:
-                stale = entries[ages > limits[place]]
-                self._workers[stale] &= ~(_ONE << np.uint64(place))
+    def _take_lost(self, entries: Ints, group: int) -> None:
+        """Take from entries the workers that have lost them."""
+        lost = self._lost(entries, group)
+        if lost is not None:
+            some = (self._workers.take(entries) & lost).nonzero()[0]
+            self._workers[entries[some]] &= ~lost[some]
 
     def _insert(self, keys: Hashes, sets: Ints, bit: np.uint64, now: int) -> None:
         """Give entries to blocks that have none."""

@@ -11,6 +11,7 @@ from extproc.fleet.load.engine_load import EngineLoad
 from extproc.fleet.load.rates import LearnedRates
 from extproc.fleet.loads import FIRST_PREFILL_RATE
 from extproc.fleet.worker import Worker, WorkerKey
+from extproc.observer.turnover import Turnover
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
 
 logger = logging.getLogger(__name__)
@@ -19,8 +20,6 @@ QUEUE_SHARE = 0.25
 """Requests wait for a seat where more than this share of the running ones do: a few wait for the next step anyway."""
 LOOKS_AT_OTHERS = 3
 """Readings in a row that must show requests which are not ours: an engine's numbers lag behind by a step."""
-MAX_READINGS = 100_000
-"""Of which the times are remembered: more than a day's. A cache that lasts longer is taken to lose nothing."""
 
 
 class PrefixRecord(Protocol):
@@ -39,20 +38,7 @@ class _Known:
         self.counts_queries = False
         self.told_block_size = 0
         self.full_with = 0
-        self.turnover: deque[tuple[float, float]] = deque(maxlen=MAX_READINGS)
-
-    def cached_since(self, load: EngineLoad, *, now: float) -> float:
-        """Take a reading; return since when the engine has computed as many tokens as its cache holds, 0 if never."""
-        if load.computed_tokens is None or not load.block_size or not load.num_gpu_blocks:
-            return 0.0
-        computed = load.computed_tokens + (load.first_tokens or 0.0) + (load.decode_tokens or 0.0)
-        gone_before = computed - load.block_size * load.num_gpu_blocks
-        turnover = self.turnover
-        while len(turnover) > 1 and turnover[1][1] <= gone_before:
-            turnover.popleft()
-        since = turnover[0][0] if turnover and turnover[0][1] <= gone_before else 0.0
-        turnover.append((now, computed))
-        return since
+        self.turnover = Turnover()
 
 
 class EngineRows:
@@ -112,7 +98,7 @@ class EngineRows:
         row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or 0.0
         row[Engine.ELSEWHERE] = min(known.others) if len(known.others) == LOOKS_AT_OTHERS else 0.0
         row[Engine.SEATS] = _seats(row[Engine.SEATS], load, known)
-        row[Engine.CACHED_SINCE] = known.cached_since(load, now=now)
+        row[Engine.CACHED_SINCE] = known.turnover.cached_since(load, now=now)
         row[Engine.SCRAPED_AT] = now
         self._compare_block_size(worker, known, load.block_size)
 

@@ -153,3 +153,40 @@ def seats_after(bench: Bench, *readings: tuple[int, int]) -> float:
     for running, waiting in readings:
         bench.rows.take(ONE.key, load(running=running, waiting=waiting))
     return bench.number(Engine.SEATS)
+
+
+def turned_over(computed: float, prefix_queries: float = 100.0) -> EngineLoad:
+    """A reading of an engine with room for 1,600 tokens."""
+    return load(num_gpu_blocks=100, block_size=16, computed_tokens=computed, prefix_queries=prefix_queries)
+
+
+def test_what_was_sent_before_an_engine_turned_its_cache_over_is_not_held_any_more() -> None:
+    bench = Bench()
+    for secs, computed in ((10, 0.0), (20, 1000.0), (30, 1599.0)):
+        bench.shared.clock.now = 1000.0 + secs
+        bench.rows.take(ONE.key, turned_over(computed))
+        assert (bench.number(Engine.CACHED_SINCE), bench.held) == (0, 10)
+    bench.shared.clock.now = 1040.0
+    bench.rows.take(ONE.key, turned_over(2600.0))
+    assert (bench.number(Engine.CACHED_SINCE), bench.held) == (1020, 0)
+
+
+def test_an_engine_that_is_started_anew_keeps_all_that_it_is_sent_from_then_on() -> None:
+    bench = Bench()
+    for computed in (0.0, 1600.0):
+        bench.rows.take(ONE.key, turned_over(computed))
+        bench.shared.clock.advance(10)
+    assert bench.number(Engine.CACHED_SINCE) == 1000
+    bench.rows.take(ONE.key, turned_over(10.0, prefix_queries=5))
+    bench.shared.prefixes.record(PROMPT.block_hashes, ONE.slot)
+    bench.shared.clock.advance(10)
+    bench.rows.take(ONE.key, turned_over(1600.0, prefix_queries=50))
+    assert (bench.number(Engine.CACHED_SINCE), bench.held) == (0, 10)
+
+
+def test_an_engine_without_such_counters_keeps_everything() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.rows.take(ONE.key, load(num_gpu_blocks=100, block_size=16))
+        bench.shared.clock.advance(1000)
+    assert (bench.number(Engine.CACHED_SINCE), bench.held) == (0, 10)

@@ -182,4 +182,4 @@ def test_a_few_keys_in_a_map_for_many_are_spread_evenly(processes: int) -> None:
     for number in range(24):
         bench.shared.clock.advance(1.1 * COUNT_EVERY_SECS)
         counts[bench.first(str(number), process=number % processes)] += 1
-    assert max(counts.values()) - min(counts.values()) <= processes
+    assert max(counts.values()) - min(counts.values()) <= 2 * processes - 1
