@@ -48,14 +48,18 @@ class OfAPackage:
 
 
 class TheOracle:
-    """The policy that sees the engines themselves."""
+    """The policy that sees the engines themselves, or only their queues or their caches."""
 
-    name = ORACLE
     follows_losses = True
+
+    def __init__(self, name: str, *, true_queues: bool = True, true_caches: bool = True) -> None:
+        self.name = name
+        self._true_queues = true_queues
+        self._true_caches = true_caches
 
     def make(self, context: PolicyContext, workers: Sequence[ModelledWorker]) -> Policy:
         """Make it for one router."""
-        return Oracle(context, workers)
+        return Oracle(context, workers, true_queues=self._true_queues, true_caches=self._true_caches)
 
 
 def _contenders() -> Mapping[str, Contender]:
@@ -64,7 +68,9 @@ def _contenders() -> Mapping[str, Contender]:
         OfTheService(SmgCacheAware, follows_losses=False),
         OfTheService(LeastRequests),
         OfTheService(LongestPrefix, follows_losses=False),
-        TheOracle(),
+        TheOracle(ORACLE),
+        TheOracle("oracle_of_queues", true_caches=False),
+        TheOracle("oracle_of_caches", true_queues=False),
     ]
     return MappingProxyType({**own, **{contender.name: contender for contender in others}})
 

@@ -20,27 +20,47 @@ WORK_WEIGHT = 1.0
 
 
 class Oracle:
-    """The soonest first token, by the truth."""
+    """The soonest first token, by the truth.
+
+    With ``true_queues`` or ``true_caches`` off it believes what the service believes of that, which shows how much of a
+    policy's regret comes from knowing it badly.
+    """
 
     name: ClassVar[str] = "oracle"
     needs: ClassVar[Needs] = Needs.PREFIXES
 
-    def __init__(self, context: PolicyContext, workers: Sequence[ModelledWorker]) -> None:
+    def __init__(
+        self,
+        context: PolicyContext,
+        workers: Sequence[ModelledWorker],
+        *,
+        true_queues: bool = True,
+        true_caches: bool = True,
+    ) -> None:
         self._workers = workers
-        self._clock = context.clock
+        self._context = context
         self._ranking = Ranking(context)
+        self._true_queues = true_queues
+        self._true_caches = true_caches
 
     def choose(self, request: RoutingRequest, candidates: Candidates) -> Choice:
         """Work out all first tokens."""
         prompt = request.prompts[0]
-        hashes: list[int] = prompt.block_hashes.tolist()
-        now = self._clock()
-        costs, matched = [], []
-        for worker in candidates:
-            modelled = self._workers[worker.slot]
-            cached = min(modelled.will_have_cached(hashes), len(prompt.ids) - 1)
-            work = modelled.profile.step.prefill_secs(len(prompt.ids) - cached, cached)
-            costs.append(modelled.begins_in_secs(now, len(prompt.ids)) + work + WORK_WEIGHT * work)
-            matched.append(cached)
-        order = self._ranking.lowest(np.array(costs))
-        return Choice(picked(candidates, order), Reason.EXPECTED_LATENCY, matched[order[0]])
+        tokens = len(prompt.ids)
+        modelled = [self._workers[worker.slot] for worker in candidates]
+        now = self._context.clock()
+        if self._true_caches:
+            hashes: list[int] = prompt.block_hashes.tolist()
+            cached = [min(worker.will_have_cached(hashes), tokens - 1) for worker in modelled]
+        else:
+            held = self._context.prefixes.match(prompt.block_hashes, candidates.slots) * prompt.block_size
+            cached = [min(int(have), tokens - 1) for have in held]
+        if self._true_queues:
+            begins = np.array([worker.begins_in_secs(now, tokens) for worker in modelled])
+        else:
+            begins = self._context.loads.read(candidates).expected_wait_secs()
+        work = [
+            worker.profile.step.prefill_secs(tokens - have, have) for worker, have in zip(modelled, cached, strict=True)
+        ]
+        order = self._ranking.lowest(begins + (1.0 + WORK_WEIGHT) * np.array(work))
+        return Choice(picked(candidates, order), Reason.EXPECTED_LATENCY, cached[order[0]])

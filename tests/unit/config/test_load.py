@@ -129,7 +129,10 @@ def test_every_fault_of_every_source_is_reported_with_its_place(write: Write) ->
                 "envoy.message_timeout_secs: must be at least 6: 2 times `server.decision_timeout_secs` "
                 "and `admission.max_wait_secs`"
             ),
-            "routing.policy: unknown policy 'best', known are `consul`, `expected_latency`, `p`, `random`, `round_robin`",
+            (
+                "routing.policy: unknown policy 'best', known are `consul`, `expected_latency`, `p`, `random`, "
+                "`round_robin`"
+            ),
             "workers[0].address: must be `IP:PORT` with an IP address, not a name; is 'host:1'",
             "workers[1]: must be a mapping with an `address`, not 3",
             "EXTPROC_SERVER_MAX_BODY_BYTES (server.max_body_bytes): must be a whole number, not '32 MiB'",
