@@ -40,7 +40,7 @@ $(PEERS)/.installed: Makefile
 	touch $@
 
 bench-peers: $(STAMP) $(PEERS)/.installed
-	$(BIN)/python -m tests.bench peers $(ARGS)
+	$(BIN)/python -m tests.bench peers routing $(ARGS)
 
 proto: $(STAMP)
 	$(BIN)/python proto/generate.py
