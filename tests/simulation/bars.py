@@ -48,7 +48,14 @@ def bearable(name: str, profile: str) -> float:
     return bearable_rate(load_of(name, SEEDS[0]), setting)
 
 
-def figures(name: str, policy: str, *, share: float = 0.7, profile: str = "h100-8b", **changes: Any) -> Figures:
+def figures(
+    name: str,
+    policy: str,
+    *,
+    share: float = 0.7,
+    profile: str = "h100-8b",
+    **changes: Any,  # noqa: ANN401 - fields of Setting
+) -> Figures:
     """Play a load at a share of what round robin gets through at most, with each of the seeds."""
     rows = []
     for seed in SEEDS:
