@@ -32,6 +32,7 @@ from tests.bench.upstream import upstream
 
 BODIES = {"600 B": 600, "32 KB": 32_000}
 IDLE_SECS = 5
+ROUNDS_HELP = "rounds of routing, 1 to 20; medians count (default: 1)"
 
 
 def main() -> int:
@@ -44,7 +45,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="rounds over all set-ups; medians count (default: 3)")
     parser.add_argument("--connections", type=int, default=16, help="client connections (default: 16)")
     parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS), help="what routing plays")
-    parser.add_argument("--routing-rounds", type=int, default=1, help="rounds of routing; medians count (default: 1)")
+    parser.add_argument("--routing-rounds", type=int, choices=range(1, 21), default=1, metavar="N", help=ROUNDS_HELP)
     parser.add_argument("--out", type=Path, help="folder for the report of routing (default: a new temporary one)")
     arguments = parser.parse_args()
     if missing := _missing(arguments.what):

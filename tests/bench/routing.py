@@ -36,8 +36,8 @@ ENGINE_FLAGS = ("--profile", PROFILE, "--model", MODEL, "--stream-interval-secs"
 LOADS: MappingProxyType[str, Load] = MappingProxyType(
     {
         "shared_prompts": SharedPrompts(requests=800, rate=40.0),
-        "chat": Chat(requests=500, rate=30.0, turns=3.0, think_secs=2.0),
-        "agents": Agents(requests=250, rate=16.0, min_turns=4, max_turns=10),
+        "chat": Chat(requests=300, rate=30.0, turns=3.0, think_secs=1.0),
+        "agents": Agents(requests=180, rate=16.0, min_turns=4, max_turns=8),
     }
 )
 """Shorter in time and sessions than the simulator's, so that a machine of two cores carries them."""
@@ -55,12 +55,16 @@ class Contender:
 
 ALONE = Contender("envoy", "Envoy alone, round robin")
 OURS = Contender("expected_latency", "Envoy + extproc, expected_latency", "expected_latency")
-RIVAL = Contender("smg", "SMG, cache_aware", "cache_aware", SMG)
+RIVAL = Contender("smg", "SMG cache_aware", "cache_aware", SMG)
+FRESHER = Gateway(SMG.name, (*SMG.command, "--load-monitor-interval", "1"))
+"""By default SMG reads its workers' load every 10 s, and new prefixes go where that was lowest."""
+
 CONTENDERS = (
     ALONE,
     *(Contender(name, f"Envoy + extproc, {name}", name) for name in ("round_robin", "least_load", "cache_aware")),
     OURS,
     RIVAL,
+    Contender("smg-1s", "SMG cache_aware, load read every 1 s", "cache_aware", FRESHER),
 )
 
 
