@@ -48,6 +48,7 @@ def bearable(name: str, profile: str) -> float:
     return bearable_rate(load_of(name, SEEDS[0]), setting)
 
 
+@cache
 def figures(
     name: str,
     policy: str,
