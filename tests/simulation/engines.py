@@ -1,6 +1,5 @@
 """Workers' engines in virtual time."""
 
-import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,30 +8,7 @@ from typing import Protocol
 import msgspec
 
 from extproc.fleet.load.engine_load import EngineLoad
-from tests.support.fleets import Clock
-
-
-class Timeline:
-    """What happens when: callbacks in order of their time, and of their making where the time is the same."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._made = 0
-
-    @property
-    def now(self) -> float:
-        return self._clock.now
-
-    def after(self, secs: float, event: Callable[[], None]) -> None:
-        self._made += 1
-        heapq.heappush(self._events, (self._clock.now + secs, self._made, event))
-
-    def run(self) -> None:
-        """Let everything happen until nothing is left to come."""
-        while self._events:
-            self._clock.now, _, event = heapq.heappop(self._events)
-            event()
+from extproc.simulation.timeline import Timeline
 
 
 @dataclass(eq=False, kw_only=True)

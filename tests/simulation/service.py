@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from extproc.api.request import RoutingRequest
+from extproc.config.policies import PolicyParameters
 from extproc.fleet.candidates import Candidates
 from extproc.fleet.worker import Worker, WorkerKey
-from extproc.observer.engine_rows import EngineRows
-from extproc.policies.base import Choice, Needs, Reason
+from extproc.policies.base import Reason
 from extproc.policies.registry import POLICIES
-from extproc.routing.accounting import Flight
 from extproc.shm.layout import Quantity
-from tests.simulation.engines import Engine, Job, Timeline
-from tests.support.fleets import Shared, workers
+from extproc.simulation.replica import Replica
+from extproc.simulation.timeline import Timeline, VirtualClock
+from tests.simulation.engines import Engine, Job
+from tests.support.fleets import workers
 
 OK = 200
 READ_SECS = 1.0
@@ -34,21 +35,6 @@ HEADERS_SECS = 0.02
 """When the headers of a streamed answer come, whatever its prompt."""
 SAMPLE_SECS = 0.0137
 """How often the loads are looked at; no round number, so that it is not the beat of requests that take one."""
-
-
-class Router:
-    """One router process: its policy and its accounting."""
-
-    def __init__(self, shared: Shared, *, policy: str, slot: int, seed: int) -> None:
-        loads = shared.loads()
-        self.policy = POLICIES[policy](shared.context(process_slot=slot, seed=seed, loads=loads))
-        self.accounts = shared.accounts(process_slot=slot, loads=loads)
-        self._record = self.policy.needs >= Needs.PREFIXES
-
-    def send(self, request: RoutingRequest, candidates: Candidates) -> tuple[Choice, Flight]:
-        """Decide and account, as ``routing/director.py`` does."""
-        choice = self.policy.choose(request, candidates)
-        return choice, self.accounts.start(request, choice, record=self._record)
 
 
 @dataclass
@@ -108,23 +94,22 @@ class Simulation:
         seed: int = 0,
         metrics: bool = True,
     ) -> None:
-        self.shared = Shared(prefix_index_bytes=1 << 22)
-        self.timeline = Timeline(self.shared.clock)
+        clock = VirtualClock()
+        self.timeline = Timeline(clock)
         self.result = Result()
         self._workers = workers(worker_count)
         self._candidates = Candidates(self._workers)
         self._engines = [engine(self.timeline) for _ in self._workers]
-        self._routers = [
-            Router(self.shared, policy=policy, slot=slot, seed=routers * seed + slot) for slot in range(routers)
-        ]
-        by_key = {worker.key: worker for worker in self._workers}
-        self._rows = EngineRows(
-            table=self.shared.table,
-            prefixes=self.shared.prefixes,
-            worker_of=by_key.get,
-            models=lambda: (),
-            clock=self.shared.clock,
+        self.replica = Replica(
+            make_policy=POLICIES[policy],
+            parameters=PolicyParameters(),
+            workers=self._workers,
+            clock=clock,
+            seed=seed,
+            routers=routers,
+            prefix_index_bytes=1 << 22,
         )
+        self._routers = self.replica.routers
         self._make_request = request
         self._answer_secs = answer_secs
         self._clients = clients
@@ -144,7 +129,7 @@ class Simulation:
         self.timeline.after(self._warm_at - self.timeline.now, self._sample)
         self.timeline.after(SWEEP_SECS, self._sweep)
         self.timeline.run()
-        in_flight = self.shared.table.columns[:, : Quantity.SENT_TOKENS]
+        in_flight = self.replica.table.columns[:, : Quantity.SENT_TOKENS]
         self.result.in_flight_at_end = int(abs(in_flight).sum())
         return self.result
 
@@ -190,16 +175,15 @@ class Simulation:
     def _read_metrics(self, key: WorkerKey) -> None:
         if not self._over:
             worker: Worker = next(worker for worker in self._workers if worker.key == key)
-            self._rows.take(key, self._engines[worker.slot].load())
+            self.replica.read(key, self._engines[worker.slot].load())
             self.timeline.after(READ_SECS, partial(self._read_metrics, key))
 
     def _sweep(self) -> None:
-        for router in self._routers:
-            router.accounts.sweep()
-        if not self._over or any(self.shared.table.in_flight()):
+        self.replica.sweep()
+        if not self._over or any(self.replica.table.in_flight()):
             self.timeline.after(SWEEP_SECS, self._sweep)
 
     def _sample(self) -> None:
         if not self._over:
-            self.result.samples.append(np.array(self.shared.table.in_flight()[: len(self._workers)]))
+            self.result.samples.append(np.array(self.replica.table.in_flight()[: len(self._workers)]))
             self.timeline.after(SAMPLE_SECS, self._sample)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from extproc.api.request import RoutingRequest
-from tests.simulation.engines import Batching, Engine, Parallel, Serial, Timeline
+from extproc.simulation.timeline import Timeline
+from tests.simulation.engines import Batching, Engine, Parallel, Serial
 from tests.simulation.service import Result, Simulation
 from tests.support.fleets import prompt, request_with
 

@@ -10,7 +10,8 @@ import pytest
 
 from extproc.api.request import RoutingRequest
 from extproc.policies.base import Reason
-from tests.simulation.engines import Engine, Parallel, Serial, Timeline
+from extproc.simulation.timeline import Timeline
+from tests.simulation.engines import Engine, Parallel, Serial
 from tests.simulation.service import Result, Simulation
 from tests.support.fleets import prompt, request_with
 

@@ -22,6 +22,7 @@ from extproc.shm.layout import Part
 from extproc.shm.lengths import LengthColumns
 from extproc.shm.segment import Segment
 from extproc.shm.worker_table import Engine, Outcome, WorkerTable
+from extproc.simulation.timeline import VirtualClock
 from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.segments import mapped
 
@@ -44,14 +45,8 @@ def workers(count: int) -> tuple[Worker, ...]:
     return tuple(worker(index) for index in range(count))
 
 
-class Clock:
+class Clock(VirtualClock):
     """A clock that stands still until it is told otherwise."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
     def advance(self, secs: float) -> None:
         self.now += secs
