@@ -33,6 +33,16 @@ class Gateway:
         return PEERS / "bin" / self.command[0]
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A gateway with a policy; without a gateway Envoy with us, or alone if there is no policy."""
+
+    key: str
+    name: str
+    policy: str = ""
+    gateway: Gateway | None = None
+
+
 SMG = Gateway("SMG", ("smg", "launch", "--log-level", "warn"))
 VLLM_ROUTER = Gateway("vllm-router", ("vllm-router", "--log-level", "warning"))
 

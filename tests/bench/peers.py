@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from tests.bench.gateways import SMG, VLLM_ROUTER, Gateway, Running, running
+from tests.bench.gateways import SMG, VLLM_ROUTER, Contender, Running, running
 from tests.bench.inputs import make_bench_model
 from tests.bench.load import MODEL, Effort, WrkReport, conversations, drive
 from tests.bench.rows import Row
@@ -34,22 +34,12 @@ METRICS_SECS = 10.0
 MB = 1e6
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is measured: a gateway with a policy; without a gateway Envoy with us, or alone if there is no policy."""
-
-    key: str
-    name: str
-    policy: str = ""
-    gateway: Gateway | None = None
-
-
-ALONE = Setup("envoy", "Envoy alone")
-OURS = Setup("ours", f"Envoy + extproc, {POLICY} on tokens", POLICY)
-RIVAL = Setup("smg", f"SMG, {PEER_POLICY}", PEER_POLICY, SMG)
+ALONE = Contender("envoy", "Envoy alone")
+OURS = Contender("ours", f"Envoy + extproc, {POLICY} on tokens", POLICY)
+RIVAL = Contender("smg", f"SMG, {PEER_POLICY}", PEER_POLICY, SMG)
 OTHERS = (
-    Setup("smg-round-robin", "SMG, round_robin", "round_robin", SMG),
-    Setup("vllm-router", f"vllm-router, {PEER_POLICY}", PEER_POLICY, VLLM_ROUTER),
+    Contender("smg-round-robin", "SMG, round_robin", "round_robin", SMG),
+    Contender("vllm-router", f"vllm-router, {PEER_POLICY}", PEER_POLICY, VLLM_ROUTER),
 )
 
 
@@ -57,7 +47,7 @@ OTHERS = (
 class Measured:
     """One measurement: CPU microseconds per request (Envoy's, everything else's), memory in megabytes."""
 
-    setup: Setup
+    setup: Contender
     load: str
     number: int
     envoy: float
@@ -123,7 +113,7 @@ def print_measured(results: list[Measured]) -> None:
 
 
 @asynccontextmanager
-async def _started(setup: Setup, *, workers: list[str], directory: Path) -> AsyncIterator[Running]:
+async def _started(setup: Contender, *, workers: list[str], directory: Path) -> AsyncIterator[Running]:
     if setup.gateway is not None:
         async with running(setup.gateway, setup.policy, workers=workers, directory=directory) as one:
             yield one
@@ -144,7 +134,7 @@ async def _started(setup: Setup, *, workers: list[str], directory: Path) -> Asyn
                 yield Running(envoy.url, (service.pid, *service.child_pids()), (envoy.pid,), service)
 
 
-async def _measure(setup: Setup, one: Running, *, number: int, directory: Path, effort: Effort) -> list[Measured]:
+async def _measure(setup: Contender, one: Running, *, number: int, directory: Path, effort: Effort) -> list[Measured]:
     sent, results = 0, []
     for load, fresh in LOADS.items():
         script = conversations(directory, fresh=fresh)
@@ -181,9 +171,9 @@ async def _all_tokenized(service: Service, sent: int) -> None:
     await until(counted, deadline_secs=METRICS_SECS)
 
 
-def _setups(results: list[Measured]) -> list[Setup]:
+def _setups(results: list[Measured]) -> list[Contender]:
     return list(dict.fromkeys(one.setup for one in results if one.number == 0))
 
 
-def _of(results: list[Measured], setup: Setup, load: str) -> Iterator[Measured]:
+def _of(results: list[Measured], setup: Contender, load: str) -> Iterator[Measured]:
     return (one for one in results if one.setup is setup and one.load == load)

@@ -20,7 +20,7 @@ from extproc.simulation.loads.generators.agents import Agents
 from extproc.simulation.loads.generators.chat import Chat
 from extproc.simulation.loads.generators.shared_prompts import SharedPrompts
 from extproc.simulation.loads.load import Load
-from tests.bench.gateways import SMG, Gateway, Running, running
+from tests.bench.gateways import SMG, Contender, Gateway, Running, running
 from tests.bench.load import MODEL
 from tests.bench.playing import PATH, Planned, Played, planned, play, warm_up
 from tests.support.deployment import Bootstrap, data_plane, without_ext_proc
@@ -41,16 +41,6 @@ LOADS: MappingProxyType[str, Load] = MappingProxyType(
     }
 )
 """Shorter in time and sessions than the simulator's, so that a machine of two cores carries them."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A gateway with a policy; without a gateway Envoy with us, or alone if there is no policy."""
-
-    key: str
-    name: str
-    policy: str = ""
-    gateway: Gateway | None = None
 
 
 ALONE = Contender("envoy", "Envoy alone, round robin")

@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tests.bench.routing import CONTENDERS, ENGINES, LOADS, OURS, PROFILE, RIVAL, Contender, Outcome, of
+from tests.bench.gateways import Contender
+from tests.bench.routing import CONTENDERS, ENGINES, LOADS, OURS, PROFILE, RIVAL, Outcome, of
 from tests.bench.rows import Row
 
 P99_RATIO_BAR = 1.0
