@@ -13,6 +13,17 @@ class WorkerSpec:
     id: str = setting("", "Name in logs, metrics and decisions; unique. Empty: the address.")
     models: tuple[str, ...] = setting((), "Models it serves. Empty: any model, and the request's `model` is not read.")
     draining: bool = setting(False, "No new requests; those in flight are finished.")  # noqa: FBT003
+    data_parallel_size: int = setting(
+        1,
+        "Data parallel ranks of the server, as vLLM's option of that name. Each is chosen by itself; the request's "
+        "`X-data-parallel-rank` says which.",
+        unit="ranks",
+        low=1,
+        high=64,
+    )
+    kv_events_endpoint: str = setting("", "As `kv_events.endpoint`, for this worker.")
+    kv_events_replay_endpoint: str = setting("", "As `kv_events.replay_endpoint`, for this worker.")
+    kv_events_topic: str = setting("", "As `kv_events.topic`, for this worker.")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

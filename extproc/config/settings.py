@@ -8,6 +8,7 @@ from extproc.config.dataplane import EnvoySettings
 from extproc.config.discovery import DiscoverySettings
 from extproc.config.fleet import FleetSettings, WorkerSpec
 from extproc.config.hooks import HookSettings
+from extproc.config.kv_events import KvEventsSettings
 from extproc.config.models import ModelSpec
 from extproc.config.plugins import PluginSpec
 from extproc.config.policies import (
@@ -48,6 +49,7 @@ class Settings:
     prefix_hash: PrefixHashSettings = dataclasses.field(default_factory=PrefixHashSettings)
     expected_latency: ExpectedLatencySettings = dataclasses.field(default_factory=ExpectedLatencySettings)
     tokens: TokensSettings = dataclasses.field(default_factory=TokensSettings)
+    kv_events: KvEventsSettings = dataclasses.field(default_factory=KvEventsSettings)
     envoy: EnvoySettings = dataclasses.field(default_factory=EnvoySettings)
     recording: RecordingSettings = dataclasses.field(default_factory=RecordingSettings)
     telemetry: TelemetrySettings = dataclasses.field(default_factory=TelemetrySettings)

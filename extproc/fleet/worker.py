@@ -23,6 +23,9 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     ``slot`` is its place in the shared tables and stays with it for as long as it is known. ``models`` is empty when it
     serves any model. ``draining`` workers finish what they have and get nothing new. ``lora`` is what its engine says
     of its adapters, None when it says nothing.
+
+    A server with data parallel ranks is as many workers at one address: ``rank`` is which of its ``ranks`` this one is.
+    The ``kv_events_`` fields are as in :class:`~extproc.config.fleet.WorkerSpec`.
     """
 
     id: str
@@ -32,6 +35,11 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     state: WorkerState = "active"
     healthy: bool = True
     lora: LoraState | None = None
+    rank: int = 0
+    ranks: int = 1
+    kv_events_endpoint: str = ""
+    kv_events_replay_endpoint: str = ""
+    kv_events_topic: str = ""
 
     @property
     def eligible(self) -> bool:

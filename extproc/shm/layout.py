@@ -31,7 +31,7 @@ through; ``VERSION`` is raised with every change of this file, and attaching to 
 from enum import IntEnum
 
 MAGIC = int.from_bytes(b"extproc\0", "little")
-VERSION = 4
+VERSION = 5
 
 WORD_BYTES = 8
 CACHE_LINE_BYTES = 64

@@ -84,6 +84,21 @@ class Engine(IntEnum):
     """How many requests it runs at once, as seen when others had to wait for it; 0 while that was never seen."""
     CACHED_SINCE = 13
     """It has computed as much as its cache holds since then, so what it was not sent again is gone; 0: not known."""
+    TRUST = 14
+    """How well its cache is known: :class:`Trust`."""
+    HALF_LIFE_SECS = 15
+    """After how long what was sent there counts half, where it does not say what it holds; 0: never."""
+
+
+class Trust(IntEnum):
+    """How well the cache of a worker is known."""
+
+    UNKNOWN = 0
+    """Nothing was sent there yet, or nobody keeps track."""
+    APPROXIMATE = 1
+    """By what was sent there."""
+    PRECISE = 2
+    """By what its engine says of every block."""
 
 
 class Outcome(IntEnum):
