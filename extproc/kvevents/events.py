@@ -7,6 +7,9 @@ import msgspec
 EngineHash = int | bytes
 """An engine's own name of a block: whole number or digest, by its version and settings. Only ever compared."""
 
+FULL_ATTENTION = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
+"""The kinds of caches whose blocks keep all of a prompt, as vLLM calls them."""
+
 
 class BlockStored(msgspec.Struct, frozen=True):
     """Blocks that follow each other are in the cache.
