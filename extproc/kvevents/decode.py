@@ -9,8 +9,8 @@ events of other types, which are counted; what is known must be right, as a wron
 Maps are decoded straight into structs. A batch that cannot be read so is read again, field by field.
 """
 
-import array
 import math
+from array import array
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -159,7 +159,7 @@ def _stored(event: _Stored) -> BlockStored:
     return BlockStored(
         event.block_hashes,
         event.parent_block_hash,
-        array.array("I", ids),
+        array("I", ids),
         event.block_size,
         event.medium,
         event.lora_name,

@@ -5,7 +5,7 @@ follows from its tokens and from the block before it, as in ``block_hash.py``, a
 
 Copies are counted: a hash can be in several blocks of the engine's memory, each removed on its own, and is lost with
 the last of them. An event that follows a block that is not known waits for it (``orphans.py``); it is never placed at a
-prompt's start. Blocks that hold more than tokens, as of images, are remembered as not placed, and so are all that follow.
+prompt's start. Blocks that hold more than tokens, as of images, are remembered as not placed, with all that follow.
 
 The sums over all tokens of some events are one numpy call, and so is the mixing of these with the place of each block,
 where that is known beforehand.
@@ -243,7 +243,9 @@ class EngineBlocks:
         everywhere = np.repeat(firsts, counts) + np.arange(len(sums))
         return _Steps(sums, block_steps(sums, everywhere.astype(np.uint64)).tolist(), places)
 
-    def _store(self, event: BlockStored, tier: int, steps: _Steps, number: int, offset: int, now: float) -> None:
+    def _store(  # noqa: PLR0917 - called for every block; naming the arguments takes a tenth of its time
+        self, event: BlockStored, tier: int, steps: _Steps, number: int, offset: int, now: float
+    ) -> None:
         entries = self._entries
         hashes, parent = event.block_hashes, event.parent
         blocks = len(hashes)
@@ -280,7 +282,7 @@ class EngineBlocks:
         if self._orphans:
             self._adopt(hashes, now)
 
-    def _put(
+    def _put(  # noqa: PLR0917 - likewise
         self,
         hashes: Sequence[EngineHash],
         before: int,

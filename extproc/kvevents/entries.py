@@ -133,9 +133,13 @@ class Entries:
         if not self.copies[NEAR][at]:
             (self._lower if self.copies[FAR][at] else self._gone).put(at)
 
-    def gone(self) -> list[int]:
-        """Return the entries without a copy, those first that have been so for longest."""
-        return [at for at in self._gone.order() if self._is_gone(at)]
+    def order(self) -> list[tuple[EngineHash, int]]:
+        """Return the names and entries, those last that give way, in an order in which they may be added again."""
+        lower = [at for at in self._lower.order() if self._is_lower(at)]
+        gone = [at for at in self._gone.order() if self._is_gone(at)]
+        last = set(lower) | set(gone)
+        names = {at: name for name, at in self.index.items()}
+        return [(names[at], at) for at in (*(at for at in names if at not in last), *lower, *gone)]
 
     def _release(self, at: int, tier: int) -> None:
         size = self.sizes[at]

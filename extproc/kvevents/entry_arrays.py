@@ -1,4 +1,4 @@
-"""Entries as arrays that can be kept and read again: those with copies first, then those without, longest gone first.
+"""Entries as arrays that can be kept and read again: those that give way last, in their order.
 
 ::
 
@@ -38,11 +38,7 @@ _TYPES: dict[str, type[np.unsignedinteger]] = {
 
 def dump(entries: Entries, *, block_size: int, root: int, group: int | None) -> dict[str, npt.NDArray[np.generic]]:
     """Return what :func:`restore` needs."""
-    gone = entries.gone()
-    without = set(gone)
-    order = [(name, at) for name, at in entries.index.items() if at not in without]
-    names = {at: name for name, at in entries.index.items() if at in without}
-    order += [(names[at], at) for at in gone]
+    order = entries.order()
     ats = np.array([at for _, at in order], dtype=np.int64)
     digests = [name if isinstance(name, bytes) else b"" for name, _ in order]
     sizes = _numbers(entries.sizes)[ats]
