@@ -352,7 +352,8 @@ class EngineBlocks:
 
 
 def _steps_at(sums: Hashes, place: int) -> list[int]:
-    return block_steps(sums, np.arange(place, place + len(sums), dtype=np.uint64)).tolist()
+    steps: list[int] = block_steps(sums, np.arange(place, place + len(sums), dtype=np.uint64)).tolist()
+    return steps
 
 
 def _as_array(hashes: set[int]) -> Hashes:

@@ -27,7 +27,8 @@ def make(settings: KvEventsSettings = SETTINGS, size: int = SIZE) -> EngineBlock
 
 def ours(tokens: Sequence[int], *, lora: str = "", salt: str = "", size: int = SIZE) -> list[int]:
     ids = np.array(tokens, dtype=np.uint32)
-    return block_hashes(ids, block_size=size, before=root(lora, salt)).tolist()
+    hashes: list[int] = block_hashes(ids, block_size=size, before=root(lora, salt)).tolist()
+    return hashes
 
 
 def name(tokens: Sequence[int], lora: str = "", salt: str = "") -> int:
@@ -106,9 +107,8 @@ class Cache:
             gone = [copies.pop(rng.randrange(len(copies))) for _ in range(rng.randint(1, min(3, len(copies))))]
             return BlockRemoved([block for block, _ in gone], medium)
         if draw < 0.6 and tier and self._copies[NEAR]:
-            block = rng.choice(self._copies[NEAR])
-            copies.append(block)
-            return BlockStored([block[0]], None, [], 0, medium)
+            copies.append(rng.choice(self._copies[NEAR]))
+            return BlockStored([copies[-1][0]], None, [], 0, medium)
         lora, salt = rng.choice(self._roots)
         tokens = [token for _ in range(rng.randint(1, 4)) for token in [rng.randrange(2)] * self._size]
         event = stored(tokens, size=self._size, lora=lora, salt=salt, digests=self._digests, medium=medium)
