@@ -42,6 +42,7 @@ _LONGEST_REASON = 120
 
 _Number = Annotated[int, Meta(ge=0)]
 _Hash = _Number | Annotated[bytes, Meta(min_length=1, max_length=MAX_DIGEST_BYTES)]
+_Small = Annotated[int, Meta(ge=0, le=0xFFFF)]
 _Token = Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
 
 
@@ -60,7 +61,7 @@ class _Stored(msgspec.Struct, tag="BlockStored", gc=False):
     medium: str | None = None
     lora_name: str | None = None
     extra_keys: list[Any] | None = None
-    group_idx: _Number | None = None
+    group_idx: _Small | None = None
     kv_cache_spec_kind: str | None = None
 
 
@@ -69,7 +70,7 @@ class _Removed(msgspec.Struct, tag="BlockRemoved", gc=False):
 
     block_hashes: list[_Hash]
     medium: str | None = None
-    group_idx: _Number | None = None
+    group_idx: _Small | None = None
 
 
 class _Cleared(msgspec.Struct, tag="AllBlocksCleared", gc=False):
@@ -84,7 +85,7 @@ class _Maps(msgspec.Struct, array_like=True, gc=False):
 
     ts: float
     events: Annotated[list[_WireEvent], Meta(max_length=MAX_EVENTS)]
-    rank: Annotated[int, Meta(ge=0, le=0xFFFF)] | None = None
+    rank: _Small | None = None
 
 
 class _Whatever(msgspec.Struct, array_like=True, gc=False):
@@ -92,7 +93,7 @@ class _Whatever(msgspec.Struct, array_like=True, gc=False):
 
     ts: float
     events: Annotated[list[Any], Meta(max_length=MAX_EVENTS)]
-    rank: Annotated[int, Meta(ge=0, le=0xFFFF)] | None = None
+    rank: _Small | None = None
 
 
 _decode_maps = msgspec.msgpack.Decoder(_Maps).decode

@@ -21,6 +21,9 @@ from extproc.kvevents.decode import MAX_DIGEST_BYTES
 from extproc.kvevents.entries import FAR, NEAR, TIERS, Entries
 from extproc.kvevents.events import EngineHash
 
+_MOST = 1 << 31
+"""Far more than there may be, and far from what an entry can count."""
+
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 _TYPES: dict[str, type[np.unsignedinteger]] = {
@@ -61,21 +64,10 @@ def restore(entries: Entries, arrays: Arrays, *, block_size: int, root: int) -> 
 
     Where there is less room than there was, those that are without a copy for longest are left out.
     """
-    for key, wanted in _TYPES.items():
-        found = arrays.get(key)
-        if not isinstance(found, np.ndarray) or found.dtype != wanted or found.ndim != 1:
-            raise ValueError(f"{key}: no array of {wanted.__name__}")
-    about = arrays["about"].tolist()
-    if about[:2] != [block_size, root] or len(about) != 3:  # noqa: PLR2004 - as in the module's text
-        raise ValueError("about: of other blocks or of another root")
+    _check(arrays, block_size=block_size, root=root)
+    names, about = _names(arrays), arrays["about"].tolist()
     sizes, depths, own = arrays["sizes"], arrays["depths"], arrays["own"]
-    count = len(sizes)
-    if any(len(arrays[key]) != count for key in ("digest_sizes", "depths", "near", "far")):
-        raise ValueError("the arrays of entries differ in length")
     ends = np.cumsum(sizes.astype(np.uint64))
-    if int(ends[-1] if count else 0) != len(own) or (depths < sizes).any():  # type: ignore[operator]
-        raise ValueError("own: no such blocks")
-    names = _names(arrays)
     copies = (arrays["near"].tolist(), arrays["far"].tolist())
     values: list[int] = own.tolist()
     for place, (name, size, depth, end) in enumerate(
@@ -90,6 +82,24 @@ def restore(entries: Entries, arrays: Arrays, *, block_size: int, root: int) -> 
                 entries.copies[tier][at] = number
         entries.uncopied(at)
     return about[2] - 1 if about[2] else None
+
+
+def _check(arrays: Arrays, *, block_size: int, root: int) -> None:
+    for key, wanted in _TYPES.items():
+        found = arrays.get(key)
+        if not isinstance(found, np.ndarray) or found.dtype != wanted or found.ndim != 1:
+            raise ValueError(f"{key}: no array of {wanted.__name__}")
+    about = arrays["about"].tolist()
+    if about[:2] != [block_size, root] or len(about) != 3:  # noqa: PLR2004 - as in the module's text
+        raise ValueError("about: of other blocks or of another root")
+    sizes, depths = arrays["sizes"], arrays["depths"]
+    count = len(sizes)
+    if any(len(arrays[key]) != count for key in ("digest_sizes", "depths", "near", "far")):
+        raise ValueError("the arrays of entries differ in length")
+    if int(sizes.astype(np.uint64).sum()) != len(arrays["own"]) or (depths < sizes).any():  # type: ignore[operator]
+        raise ValueError("own: no such blocks")
+    if any((arrays[key] > _MOST).any() for key in ("depths", "near", "far")):  # type: ignore[operator]
+        raise ValueError("depths, near, far: too large")
 
 
 def _names(arrays: Arrays) -> list[EngineHash]:

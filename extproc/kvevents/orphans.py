@@ -61,7 +61,7 @@ class Orphans:
         self._all[orphan] = None
         self._blocks += len(orphan.sums)
         self._by_parent.setdefault(orphan.parent, []).append(orphan)
-        for name in orphan.hashes:
+        for name in dict.fromkeys(orphan.hashes):
             self._by_hash.setdefault(name, []).append(orphan)
         while len(self._all) > self._most or self._blocks > self._most_blocks:
             self._reject()
@@ -103,7 +103,7 @@ class Orphans:
         del self._all[orphan]
         self._blocks -= len(orphan.sums)
         _take_out(self._by_parent, orphan.parent, orphan)
-        for name in orphan.hashes:
+        for name in dict.fromkeys(orphan.hashes):
             _take_out(self._by_hash, name, orphan)
 
 

@@ -241,6 +241,12 @@ def test_blocks_of_a_lower_tier_give_way_to_those_of_the_gpu() -> None:
     assert told.look() == (set(ours([7] * 8)), set(ours(TOKENS)[2:]))
 
 
+def test_nothing_is_restored_as_nothing() -> None:
+    blocks = EngineBlocks.restore(make().dump(), root=root, block_size=SIZE, settings=SETTINGS)
+    blocks.apply([stored(TOKENS)], now=0)
+    assert near(blocks) == set(ours(TOKENS))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -249,6 +255,7 @@ def test_blocks_of_a_lower_tier_give_way_to_those_of_the_gpu() -> None:
         ("sizes", np.array([1, 1, 1, 1], np.int64)),
         ("depths", np.array([0, 0, 0, 0], np.uint32)),
         ("near", np.array([1], np.uint32)),
+        ("near", np.array([1, 1, 1, 2**32 - 1], np.uint32)),
         ("own", np.zeros(3, np.uint64)),
         ("numbers", np.zeros(4, np.uint64)),
         ("numbers", np.zeros((2, 2), np.uint64)),

@@ -1,6 +1,8 @@
 """After any stream of events the blocks are the engine's, also where it is saved and read in between."""
 
+import contextlib
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterator
 from math import inf
@@ -8,10 +10,10 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.kvevents.decode import decode_batch
-from extproc.kvevents.engine_blocks import Changes, EngineBlocks
-from extproc.kvevents.entries import FAR, NEAR
-from extproc.kvevents.events import BlockRemoved
+from extproc.kvevents.decode import PayloadError, decode_batch
+from extproc.kvevents.engine_blocks import Changes, EngineBlocks, IncompatibleBlockSize
+from extproc.kvevents.entries import _GROWTH, FAR, NEAR
+from extproc.kvevents.events import AllBlocksCleared, BlockRemoved
 from tests.support.engine_events import LONGER, SETTINGS, SIZE, TOKENS, Cache, Told, make, name, ours, root, stored
 from tests.support.engine_runs import small_profile
 from workers.engine.engine import Engine
@@ -115,3 +117,38 @@ def test_a_restored_one_goes_on_as_the_first_would_have(seed: int, most: int) ->
         for blocks in (one, other):
             blocks.apply(events, now=1)
         assert changes_equal(one.take_changes(), other.take_changes())
+
+
+@given(st.integers(0, 2**32), st.integers(4, 40), st.integers(0, 4))
+def test_memory_is_bounded_whatever_comes(seed: int, most: int, orphans: int) -> None:
+    rng = random.Random(seed)
+    blocks = make(dataclasses.replace(SETTINGS, max_blocks=most, max_orphans=orphans))
+    told = Told(blocks)
+    for moment in range(60):
+        tokens = [rng.randrange(6)] * 4 * rng.randint(1, 6)
+        size = SIZE * rng.choice([1, 1, 2, 3])
+        tokens = tokens[: max(size, len(tokens) // size * size)]
+        tokens += [7] * (-len(tokens) % size)
+        event = stored(tokens, first=rng.randrange(len(tokens) // size), size=size, medium=rng.choice(["GPU", "CPU"]))
+        blocks.apply([event, BlockRemoved(list(event.block_hashes[: rng.randrange(3)]), "GPU")], now=moment)
+        near, far = told.look()
+        assert len(near | far) == len(blocks) <= most
+        assert len(blocks._entries.index) <= most
+        assert len(blocks._entries.own) <= 2 * most + _GROWTH
+        assert len(blocks._orphans) <= orphans
+
+
+@given(st.integers(0, 2**32), st.integers(1, 3))
+def test_damaged_batches_never_break_what_follows_them(seed: int, times: int) -> None:
+    rng = random.Random(seed)
+    blocks = make()
+    for payload, _ in itertools.islice(play(seed), 20):
+        damaged = bytearray(payload)
+        for _ in range(times):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        with contextlib.suppress(PayloadError, IncompatibleBlockSize):
+            blocks.apply(decode_batch(bytes(damaged)).events, now=1)
+        blocks.expire(1)
+    blocks.apply([AllBlocksCleared(), stored(TOKENS)], now=2)
+    changes = blocks.take_changes()
+    assert (changes.cleared, set(changes.gained[NEAR].tolist())) == (True, set(ours(TOKENS)))
