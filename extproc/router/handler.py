@@ -246,7 +246,9 @@ class ProcessHandler:
             self._decision = None
         service = self._service
         if self._sample is not None:
-            self._end_sample(self._sample)
+            tail = self._exchange.usage
+            self._sample.end(None if tail is None else tail.read())
+            self._sample = None
         if self._malformed:
             service.count_error_end()
         elif self._half_closed or self._exchange.phase in _ANSWERED:
@@ -254,13 +256,6 @@ class ProcessHandler:
         else:
             service.count_reset_end()
         service.stream_closed()
-
-    def _end_sample(self, sample: Sample) -> None:
-        tail = self._exchange.usage
-        usage = None if tail is None else tail.read()
-        self._sample = self._exchange.usage = None
-        if self._service.calibration is not None:
-            self._service.calibration.end(sample, usage)
 
     def _decide(self) -> None:
         service = self._service
@@ -334,7 +329,7 @@ class ProcessHandler:
         text = None
         if service.shows_decision:
             text = explain(decision, self._exchange.request.prompts)
-        if decision.matched_tokens is not None and service.calibration is not None:
+        if service.calibration is not None:
             self._sample = service.calibration.draw(decision, self._exchange.request.prompts)
             self._exchange.usage_wanted = self._sample is not None
         self._send(self._exchange.routed(decision.endpoints, text, attempt_secs=decision.attempt_secs))

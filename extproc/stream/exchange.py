@@ -245,14 +245,12 @@ class Exchange:
 
     def _begin_reading(self, message: ProcessingRequest, answer: Answer) -> bool:
         """Look at the answer's body if it can be read; whether the data plane has to be asked for it."""
-        if self._response_ended or answer.status != _OK or not _is_readable(message):
-            return False
         asks = self._response_mode == NONE
-        # Envoy takes no override in these modes.
-        if not (asks and self._withholds):
-            self.usage = UsageTail(events=answer.streamed)
-            return asks
-        return False
+        # Envoy takes no override in the modes in which we withhold the reply to the headers.
+        if self._response_ended or answer.status != _OK or (asks and self._withholds) or not _is_readable(message):
+            return False
+        self.usage = UsageTail(events=answer.streamed)
+        return asks
 
     def _on_response_body(self, message: ProcessingRequest) -> list[bytes]:
         if self._response_ended:

@@ -104,7 +104,7 @@ def response_headers(decision: str | None, *, streams_body: bool = False, reques
     if decision is not None:
         reply.response_headers.response.header_mutation.set_headers.append(_header(DECISION_HEADER, decision))
     if streams_body:
-        reply.mode_override.request_body_mode = request_mode
+        reply.mode_override.request_body_mode = request_mode  # type: ignore[assignment]  # as the data plane named it
         reply.mode_override.response_body_mode = STREAMED
     return reply.SerializeToString()
 

@@ -121,7 +121,7 @@ def test_what_an_answer_quotes_is_not_believed(trap: str, length: int) -> None:
 def test_a_usage_inside_something_else_is_not_the_documents(text: str) -> None:
     assert read(document(text, metadata={"usage": BAIT}, more=[{"usage": BAIT}, {"a": {"usage": BAIT}}])) == FOUND
     assert read(document(text, usage=None, metadata={"usage": BAIT})) is None
-    assert read(document(text, usage=None, **{'my"usage': BAIT})) is None
+    assert read(document(text, usage=None, my=BAIT).replace(b'"my"', b'"my\\"usage"')) is None
 
 
 @pytest.mark.parametrize("cut", range(-3, 4))
