@@ -118,6 +118,7 @@ class Deciding:
             always_tokenize=settings.tokens.when == "always",
             single_endpoint=routing.destination == "single",
             recorder=self.recorder,
+            guards_cache_events=settings.kv_events.mode != "off",
         )
 
     def look_after(self, routers: Sequence[ProcessRow]) -> None:

@@ -30,7 +30,7 @@ from extproc.fleet.learning import SpeedLearner
 from extproc.fleet.prefill import PrefillQueues
 from extproc.fleet.worker import Worker
 from extproc.index.block_hash import Hashes
-from extproc.policies.base import Choice, prompt_tokens_of
+from extproc.policies.base import Choice, most_cached_tokens, prompt_tokens_of
 from extproc.shm.worker_table import Engine, LoadColumn, WorkerTable
 
 SERVER_ERROR = 500
@@ -238,7 +238,7 @@ class Accounts:
         flight.news = self._prefixes.record(prompt.block_hashes, flight.worker.slot)
         known = (len(prompt.block_hashes) - len(flight.news)) * prompt.block_size
         cached = known if choice.matched_tokens is None else choice.matched_tokens
-        # The engine computes the last token's block again even where it holds all of them.
+        cached = min(cached, most_cached_tokens(prompt))
         flight.uncached_tokens = max(flight.uncached_tokens - cached, 1)
         return len(flight.news)
 
