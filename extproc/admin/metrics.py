@@ -43,6 +43,16 @@ WORKER_NUMBERS: tuple[tuple[str, str, Callable[[WorkerRow], float]], ...] = (
         "1 while failed requests keep others away from the worker, else 0.",
         lambda row: row.outcome["open_until"] > 0,
     ),
+    (
+        "extproc_worker_cache_trust",
+        "How well the worker's cache is known: 2 by its engine's events, 1 by what was sent there, 0 not at all.",
+        lambda row: row.engine["trust"],
+    ),
+    (
+        "extproc_worker_cache_precision",
+        "How well predicted cached tokens agree with reported ones, 0 to 1; 0 also where none were compared.",
+        lambda row: row.outcome["precision"],
+    ),
     ("extproc_worker_engine_running", "Requests that the engine runs.", lambda row: row.engine["running"]),
     ("extproc_worker_engine_waiting", "Requests that wait in the engine.", lambda row: row.engine["waiting"]),
     (

@@ -28,6 +28,23 @@ class PrefixRecord(Protocol):
     def clear_worker(self, slot: int) -> None:
         """Note that a worker holds nothing."""
 
+    def clear_claims(self, slot: int) -> None:
+        """Forget what a worker was sent."""
+
+
+class EngineEvents(Protocol):
+    """Who hears what engines say of their caches (:class:`extproc.observer.kv_events.KvEvents`)."""
+
+    def restarted(self, worker: Worker) -> None:
+        """An engine counts from zero again."""
+
+
+class NoEvents:
+    """Hears nothing."""
+
+    def restarted(self, worker: Worker) -> None:
+        """Do nothing."""
+
 
 class _Known:
     """What is remembered of one worker between two readings."""
@@ -44,8 +61,8 @@ class _Known:
 class EngineRows:
     """The writer of the engine rows; runs in the observer alone.
 
-    ``worker_of`` finds a worker as it was last published, ``models`` the configured models. ``clock`` is that of the
-    table.
+    ``events`` is told of engines that were started anew. ``worker_of`` finds a worker as it was last published,
+    ``models`` the configured models. ``clock`` is that of the table.
     """
 
     def __init__(
@@ -53,12 +70,14 @@ class EngineRows:
         *,
         table: WorkerTable,
         prefixes: PrefixRecord,
+        events: EngineEvents,
         worker_of: Callable[[WorkerKey], Worker | None],
         models: Callable[[], Sequence[ModelSpec]],
         clock: Callable[[], float],
     ) -> None:
         self._table = table
         self._prefixes = prefixes
+        self._events = events
         self._worker_of = worker_of
         self._models = models
         self._clock = clock
@@ -81,6 +100,7 @@ class EngineRows:
             known.turnover.clear()
             logger.info("Worker %s has been started anew: its cache is empty", worker.id)
             self.empty(worker.slot)
+            self._events.restarted(worker)
         own = self._table.requests_at(worker.slot)
         known.others.append(max(0.0, load.running + load.waiting - own))
         known.counts_queries = load.prefix_queries is not None
@@ -120,8 +140,8 @@ class EngineRows:
         self._prefixes.clear_worker(worker.slot)
 
     def empty(self, slot: int) -> None:
-        """Note that a worker's cache is empty."""
-        self._prefixes.clear_worker(slot)
+        """Note that a worker's cache is empty; what its events say of it, they take back themselves."""
+        self._prefixes.clear_claims(slot)
         self._table.note_emptied(slot)
 
     def _shorten_queue(self, slot: int, factor: float, *, now: float) -> None:

@@ -29,6 +29,7 @@ from extproc.fleet.worker import Fleet, WorkerKey
 from extproc.index.prefix_index import PrefixIndex
 from extproc.models.shelf import ModelShelf
 from extproc.observer.engine_rows import EngineRows
+from extproc.observer.kv_events import KvEvents
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
 from extproc.observer.recording import ObservedRecording
@@ -43,7 +44,7 @@ from extproc.shm.token_store import TokenStore
 from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
-from extproc.telemetry.metrics import DiscoveryMetrics, Metrics, TokenMetrics
+from extproc.telemetry.metrics import DiscoveryMetrics, KvEventMetrics, Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -65,9 +66,18 @@ class ObserverProcess:
             on_result=lambda key, good: self._observer.take_result(key, good),  # noqa: PLW0108 - it is made below
         )
         prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=monotonic)
-        self._engines = EngineRows(
+        self._kv_events = KvEvents(
+            settings=settings.kv_events,
             table=table,
             prefixes=prefixes,
+            models=lambda: self._observer.models(),  # noqa: PLW0108 - it is made below
+            metrics=KvEventMetrics(),
+            clock=monotonic,
+        )
+        self._rows = EngineRows(
+            table=table,
+            prefixes=prefixes,
+            events=self._kv_events,
             worker_of=lambda key: self._observer.worker_of(key),  # noqa: PLW0108 - it is made below
             models=lambda: self._observer.models(),  # noqa: PLW0108
             clock=monotonic,
@@ -90,7 +100,7 @@ class ObserverProcess:
             watch=self._watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
-            engines=self._engines,
+            engines=(self._rows, self._kv_events),
         )
         known = Lists(settings.workers, settings.models) if restored is None else lists_of(restored)
         self._source = discover(settings, config_file=config_file, known=known, metrics=metrics)
@@ -126,8 +136,9 @@ class ObserverProcess:
         self._scraper.watch(workers)
 
     def _take_load(self, key: WorkerKey, load: EngineLoad | None) -> None:
-        self._engines.take(key, load)
+        self._rows.take(key, load)
         if load is not None:
+            self._kv_events.take_load(key, load)
             self._observer.take_lora(key, load.lora)
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -139,6 +150,7 @@ class ObserverProcess:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._prober.close)
             stack.push_async_callback(self._scraper.close)
+            stack.push_async_callback(self._kv_events.close)
             self._observer.publish()
             address = await self._admin.start()
             stack.push_async_callback(self._admin.close)
@@ -148,6 +160,7 @@ class ObserverProcess:
             tasks: set[asyncio.Task[bool]] = {
                 stopping,
                 spawn(self._observer.run(), name="observe", eternal=True),
+                spawn(self._kv_events.run(), name="kv events", eternal=True),
                 spawn(self._source.watch(self._observer.take_lists), name="discover", eternal=True),
             }
             try:

@@ -14,7 +14,7 @@ from extproc.fleet.loads import FleetLoads
 from extproc.fleet.worker import Worker, WorkerKey
 from extproc.index.prefix_index import PrefixIndex
 from extproc.index.sticky_map import StickyMap, bytes_for
-from extproc.observer.engine_rows import EngineRows
+from extproc.observer.engine_rows import EngineRows, NoEvents
 from extproc.policies.base import Choice, Needs, Policy, PolicyContext
 from extproc.routing.accounting import Accounts, Flight
 from extproc.shm.counters import SharedCounter
@@ -103,7 +103,12 @@ class Replica:
             self.routers.append(Router(policy=make_policy(context), accounts=accounts))
         self._by_key = {worker.key: worker for worker in workers}
         self._rows = EngineRows(
-            table=self.table, prefixes=self.prefixes, worker_of=self._by_key.get, models=lambda: (), clock=clock
+            table=self.table,
+            prefixes=self.prefixes,
+            events=NoEvents(),
+            worker_of=self._by_key.get,
+            models=lambda: (),
+            clock=clock,
         )
 
     def read(self, key: WorkerKey, load: EngineLoad, *, rate_factor: float = 1.0) -> None:

@@ -25,6 +25,8 @@ FIRST_BYTE_BUCKETS = (
     5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0, 60.0, 300.0,
 )  # fmt: skip
 
+LAG_BUCKETS = (1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+
 METRIC_FILE_BYTES = 1 << 16
 """What ``prometheus_client`` makes a file at first."""
 
@@ -178,6 +180,29 @@ class TokenMetrics:
             "extproc_tokenize_seconds",
             "Time from a parsed request to its token ids and block hashes, waiting for a thread included.",
             buckets=TOKENIZE_BUCKETS,
+            registry=None,
+        )
+
+
+class KvEventMetrics:
+    """The metrics of one process about the KV-cache events of engines."""
+
+    def __init__(self) -> None:
+        self.batches = Counter(
+            "extproc_kv_event_batches",
+            "Batches of KV-cache events: handed on in order (`batches`), had from a replay (`replayed`), known to be "
+            "missing (`lost`), given away because too many waited (`dropped`), seen before (`duplicates`).",
+            ["worker", "result"],
+            registry=None,
+        )
+        self.problems = Counter(
+            "extproc_kv_event_problems", "Why a worker's events could not be followed.", ["worker", "problem"],
+            registry=None,
+        )  # fmt: skip
+        self.lag_seconds = TallyHistogram(
+            "extproc_kv_event_lag_seconds",
+            "Time from a batch's own time to its reading; of workers on other machines by their clocks.",
+            buckets=LAG_BUCKETS,
             registry=None,
         )
 

@@ -22,6 +22,7 @@ class Bench:
         self.rows = EngineRows(
             table=self.shared.table,
             prefixes=self.shared.prefixes,
+            events=NoEvents(),
             worker_of=lambda key: ONE if key == ONE.key else None,
             models=lambda: models,
             clock=self.shared.clock,

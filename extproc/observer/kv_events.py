@@ -1,0 +1,382 @@
+"""Follows the caches of all engines: who is believed, and what is put into the prefix index."""
+
+import asyncio
+import logging
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import NoReturn
+
+import numpy as np
+
+from extproc.config.kv_events import KvEventsSettings
+from extproc.config.model_list import names_of
+from extproc.config.models import ModelSpec
+from extproc.fleet.load.engine_load import EngineLoad
+from extproc.fleet.worker import Worker, WorkerKey
+from extproc.fleet.worker_http import split_address
+from extproc.index.block_hash import Hashes, root_hash
+from extproc.index.prefix_index import PrefixIndex, Tier
+from extproc.kvevents.engine_blocks import EngineBlocks
+from extproc.kvevents.engine_cache import Doubt, EngineCache
+from extproc.kvevents.sources import EventSource, ask_models, ask_sources, configured_source
+from extproc.kvevents.stream import Position, Problem
+from extproc.kvevents.subscriber import Subscription, Subscriptions
+from extproc.shm.worker_table import Engine, Outcome, Trust, WorkerTable
+from extproc.telemetry.metrics import KvEventMetrics
+from extproc.telemetry.tasks import spawn
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECS = 0.005
+"""How long changes of all engines are gathered before they go into the index as one."""
+LOOK_SECS = 0.25
+ASK_TIMEOUT_SECS = 2.0
+FIRST_RETRY_SECS, LAST_RETRY_SECS = 0.5, 30.0
+NO_EVENTS_RETRY_SECS = 60.0
+"""A worker that tells of no events is asked again after so long: another may be at its address."""
+LEAST_SAMPLES = 16
+"""Predictions that must have been compared before a worker is doubted for them."""
+DISTRUST_SECS, MAX_DISTRUST_SECS = 60.0, 3600.0
+LEAST_LIFETIMES = 64
+
+
+class _Followed:
+    """One worker, and what is under way to follow its engine."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.task: asyncio.Task[None] | None = None
+        self.again = asyncio.Event()
+        self.source: EventSource | None = None
+        self.spec: ModelSpec | None = None
+        self.subscription: Subscription | None = None
+        self.cache: EngineCache | None = None
+        self.precise = False
+        self.told = False
+        self.distrusted = 0
+        self.distrusted_until = 0.0
+        self.counted: dict[str, int] = {}
+        self.warned: set[str] = set()
+
+    def leave(self) -> None:
+        """Follow the engine no more."""
+        if self.subscription is not None:
+            self.subscription.close()
+        self.subscription = self.cache = self.source = self.spec = None
+        self.counted = {}
+
+
+class KvEvents:
+    """The one that follows the events of engines; runs in the observer.
+
+    It is told of workers that come, recover and go (:class:`~extproc.observer.observer.Engines`), and asks each where
+    it publishes. ``models`` returns the configured models. What is known of a *precise* worker is exact, and what was
+    sent there before it became so is forgotten; of any other worker what is known of its events comes on top of what it
+    was sent. ``clock`` is that of the table.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: KvEventsSettings,
+        table: WorkerTable,
+        prefixes: PrefixIndex,
+        models: Callable[[], Sequence[ModelSpec]],
+        metrics: KvEventMetrics,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._settings = settings
+        self._table = table
+        self._prefixes = prefixes
+        self._models = models
+        self._metrics = metrics
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._subscriptions = Subscriptions(settings=settings, clock=clock)
+        self._followed: dict[WorkerKey, _Followed] = {}
+        self._dirty: set[WorkerKey] = set()
+        self._flush_due = False
+
+    # Who comes and goes.
+
+    def placed(self, worker: Worker) -> None:
+        """Begin to follow a worker."""
+        self._prefixes.set_precise(worker.slot, precise=False)
+        followed = self._followed[worker.key] = _Followed(worker)
+        self._table.engines[worker.slot, Engine.TRUST] = Trust.APPROXIMATE
+        if self._settings.mode != "off":
+            followed.task = spawn(self._follow_for_ever(followed), name=f"kv events of {worker.id}", eternal=True)
+
+    def recovered(self, worker: Worker) -> None:
+        """Look whether it is still the same engine that is followed."""
+        self._look_again(worker.key)
+
+    def restarted(self, worker: Worker) -> None:
+        """Take notice that an engine counts from zero again."""
+        self._look_again(worker.key)
+
+    def gone(self, worker: Worker) -> None:
+        """Follow a worker no more."""
+        followed = self._followed.pop(worker.key, None)
+        if followed is not None:
+            if followed.task is not None:
+                followed.task.cancel()
+            followed.leave()
+            self._prefixes.set_precise(worker.slot, precise=False)
+
+    def take_load(self, key: WorkerKey, load: EngineLoad) -> None:
+        """Compare a reading of an engine's counters with what it has announced."""
+        followed = self._followed.get(key)
+        if followed is None or followed.cache is None:
+            return
+        followed.cache.compare(load, silent_after_secs=self._settings.silent_after_secs)
+        followed.cache.turned_over(float(self._table.engines[followed.worker.slot, Engine.CACHED_SINCE]))
+
+    def is_followed(self, key: WorkerKey) -> bool:
+        """Whether a worker's engine is heard, so that its own word counts for what it has lost."""
+        followed = self._followed.get(key)
+        return followed is not None and followed.told
+
+    def blocks(self, key: WorkerKey) -> int:
+        """How many blocks a worker is known to hold by its events."""
+        followed = self._followed.get(key)
+        return 0 if followed is None or followed.cache is None else len(followed.cache.blocks)
+
+    async def run(self) -> NoReturn:
+        """Draw conclusions from time to time, until cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_SECS)
+            self.look()
+
+    async def close(self) -> None:
+        """Close every socket."""
+        tasks = [followed.task for followed in self._followed.values() if followed.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for followed in self._followed.values():
+            followed.leave()
+        self._subscriptions.close()
+
+    # Where an engine publishes.
+
+    def _look_again(self, key: WorkerKey) -> None:
+        followed = self._followed.get(key)
+        if followed is not None:
+            if followed.subscription is not None:
+                followed.subscription.verify()
+            followed.again.set()
+
+    async def _follow_for_ever(self, followed: _Followed) -> None:
+        retry_secs = FIRST_RETRY_SECS
+        while True:
+            followed.again.clear()
+            try:
+                source = await self._source_of(followed.worker)
+                spec = None if source is None else await self._spec_of(followed.worker)
+            except (OSError, TimeoutError, ValueError) as error:
+                logger.debug("Worker %s does not say where its KV-cache events are: %s", followed.worker.id, error)
+                pause_secs, retry_secs = retry_secs, min(2 * retry_secs, LAST_RETRY_SECS)
+            else:
+                self._take_source(followed, source, spec)
+                pause_secs, retry_secs = NO_EVENTS_RETRY_SECS, FIRST_RETRY_SECS
+            try:
+                async with asyncio.timeout(pause_secs):
+                    await followed.again.wait()
+            except TimeoutError:
+                continue
+
+    async def _source_of(self, worker: Worker) -> EventSource | None:
+        source = configured_source(self._settings, worker)
+        if source is None:
+            told = await ask_sources(worker.address, ASK_TIMEOUT_SECS)
+            source = None if told is None else told.get(worker.rank)
+        return source
+
+    async def _spec_of(self, worker: Worker) -> ModelSpec | None:
+        """Return the configured model that a worker serves; an engine has one, besides adapters."""
+        specs = {name: spec for spec in self._models() for name in names_of(spec)}
+        names: Iterable[str] = worker.models
+        if not any(name in specs for name in names):
+            names = await ask_models(worker.address, ASK_TIMEOUT_SECS)
+        return next((specs[name] for name in names if name in specs), None)
+
+    def _take_source(self, followed: _Followed, source: EventSource | None, spec: ModelSpec | None) -> None:
+        worker = followed.worker
+        if source == followed.source and spec == followed.spec:
+            return
+        followed.leave()
+        self._conclude(followed)
+        if source is None:
+            logger.info("Worker %s publishes no KV-cache events", worker.id)
+            return
+        if spec is None:
+            self._warn(followed, Doubt.MODEL, "none of the configured models is served there")
+            return
+        self.follow(followed, source, spec)
+
+    def follow(
+        self,
+        followed: _Followed,
+        source: EventSource,
+        spec: ModelSpec,
+        *,
+        blocks: EngineBlocks | None = None,
+        position: Position | None = None,
+    ) -> None:
+        """Subscribe to an engine, and go on after ``position`` with the ``blocks`` that are known by it."""
+        worker = followed.worker
+        if blocks is None:
+            blocks = EngineBlocks(root=partial(root_of, spec), block_size=spec.block_size, settings=self._settings)
+        cache = EngineCache(
+            blocks=blocks,
+            rank=source.rank,
+            clock=self._clock,
+            wall_clock=self._wall_clock,
+            on_doubt=partial(self._warn, followed),
+            on_lag=self._metrics.lag_seconds.observe,
+            on_batches=partial(self._on_batches, followed),
+        )
+        cache.complete = position is not None
+        followed.source, followed.spec, followed.cache = source, spec, cache
+        host, _ = split_address(worker.address)
+        followed.subscription = self._subscriptions.follow(source, host=host, sink=cache, position=position)
+        logger.info("Following the KV-cache events of worker %s at %s", worker.id, source.endpoint)
+
+    def _warn(self, followed: _Followed, what: Problem | Doubt, detail: str) -> None:
+        self._metrics.problems.labels(followed.worker.id, what.value).inc()
+        log = logger.info if what in followed.warned else logger.warning
+        followed.warned.add(what)
+        log("The KV-cache events of worker %s: %s: %s", followed.worker.id, what, detail)
+
+    # What comes of its events.
+
+    def _on_batches(self, followed: _Followed) -> None:
+        self._dirty.add(followed.worker.key)
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_later(FLUSH_SECS, self.flush)
+
+    def flush(self) -> None:
+        """Put what has changed into the index."""
+        self._flush_due = False
+        dirty, self._dirty = self._dirty, set()
+        gained: tuple[list[Hashes], list[Hashes]] = ([], [])
+        lost: tuple[list[Hashes], list[Hashes]] = ([], [])
+        gainers: tuple[list[int], list[int]] = ([], [])
+        losers: tuple[list[int], list[int]] = ([], [])
+        followed_ones = [self._followed[key] for key in dirty if key in self._followed]
+        for followed in followed_ones:
+            if followed.cache is None:
+                continue
+            slot = followed.worker.slot
+            changes = followed.cache.take_changes()
+            if changes.cleared and followed.told:
+                self._prefixes.clear_held(slot)
+            followed.told = True
+            for tier in Tier:
+                gained[tier].append(changes.gained[tier])
+                gainers[tier].append(slot)
+                lost[tier].append(changes.lost[tier])
+                losers[tier].append(slot)
+        for tier in Tier:
+            hashes, slots = _joined(lost[tier], losers[tier])
+            if len(hashes):
+                self._prefixes.release(hashes, slots, tier=tier)
+            hashes, slots = _joined(gained[tier], gainers[tier])
+            if len(hashes):
+                self._prefixes.hold(hashes, slots, tier=tier)
+        for followed in followed_ones:
+            self._conclude(followed)
+
+    def look(self) -> None:
+        """Draw conclusions, and count."""
+        for followed in self._followed.values():
+            self._doubt_predictions(followed)
+            self._conclude(followed)
+            self._count(followed)
+        self._metrics.lag_seconds.flush()
+        half_life = self._half_life()
+        for followed in self._followed.values():
+            row = self._table.engines[followed.worker.slot]
+            row[Engine.HALF_LIFE_SECS] = 0.0 if followed.precise else half_life
+
+    def _conclude(self, followed: _Followed) -> None:
+        cache, subscription = followed.cache, followed.subscription
+        precise = (
+            cache is not None
+            and subscription is not None
+            and cache.precise
+            and subscription.synced
+            and subscription.position is not None
+            and self._clock() >= followed.distrusted_until
+        )
+        if precise is followed.precise:
+            return
+        followed.precise = precise
+        worker = followed.worker
+        if precise:
+            followed.warned.clear()
+            outcomes = self._table.outcomes[worker.slot]
+            outcomes[Outcome.PRECISION] = outcomes[Outcome.PRECISION_SAMPLES] = 0.0
+            # Before the routers believe it to hold nothing else.
+            self._prefixes.clear_claims(worker.slot)
+        elif cache is None and followed.told:
+            self._prefixes.clear_held(worker.slot)
+        self._prefixes.set_precise(worker.slot, precise=precise)
+        self._table.engines[worker.slot, Engine.TRUST] = Trust.PRECISE if precise else Trust.APPROXIMATE
+        logger.info("The cache of worker %s is known %s", worker.id, "precisely" if precise else "approximately")
+
+    def _doubt_predictions(self, followed: _Followed) -> None:
+        outcomes = self._table.outcomes[followed.worker.slot]
+        samples, precision = float(outcomes[Outcome.PRECISION_SAMPLES]), float(outcomes[Outcome.PRECISION])
+        if not followed.precise or samples < LEAST_SAMPLES or precision >= self._settings.min_precision:
+            return
+        assert followed.cache is not None
+        pause_secs = min(DISTRUST_SECS * 2**followed.distrusted, MAX_DISTRUST_SECS)
+        followed.distrusted = min(followed.distrusted + 1, 10)
+        followed.distrusted_until = self._clock() + pause_secs
+        followed.cache.distrust(
+            f"predictions agree by {precision:.2f} with what it reports; again in {pause_secs:.0f} s"
+        )
+        source, spec = followed.source, followed.spec
+        assert source is not None
+        assert spec is not None
+        followed.leave()
+        self._conclude(followed)
+        self.follow(followed, source, spec)
+
+    def _count(self, followed: _Followed) -> None:
+        if followed.subscription is None:
+            return
+        counts = followed.subscription.counts
+        for name in ("batches", "replayed", "lost", "dropped", "duplicates"):
+            now = getattr(counts, name)
+            more = now - followed.counted.get(name, 0)
+            if more > 0:
+                self._metrics.batches.labels(followed.worker.id, name).inc(more)
+                followed.counted[name] = now
+
+    def _half_life(self) -> float:
+        """Return how long a block stays in the caches that are known, in the middle; 0 while too few have gone."""
+        lifetimes = [
+            secs
+            for followed in self._followed.values()
+            if followed.cache is not None and followed.precise
+            for secs in followed.cache.blocks.lifetimes
+        ]
+        return statistics.median(lifetimes) if len(lifetimes) >= LEAST_LIFETIMES else 0.0
+
+
+def root_of(spec: ModelSpec, lora: str, cache_salt: str) -> int:
+    """Return the start of the chain of a prompt to a model, as :mod:`extproc.models.model` has it."""
+    return root_hash(model=spec.name, lora=lora, cache_salt=cache_salt)
+
+
+def _joined(parts: list[Hashes], slots: list[int]) -> tuple[Hashes, "np.typing.NDArray[np.int64]"]:
+    if not parts:
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    return np.concatenate(parts), np.repeat(np.array(slots, np.int64), [len(part) for part in parts])
