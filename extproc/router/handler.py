@@ -318,7 +318,11 @@ class ProcessHandler:
         text = None
         if service.shows_decision:
             text = explain(decision, self._exchange.request.prompts)
-        self._send(self._exchange.routed(decision.endpoints, text, attempt_secs=decision.attempt_secs))
+        self._send(
+            self._exchange.routed(
+                decision.endpoints, text, attempt_secs=decision.attempt_secs, rank=decision.worker.sent_rank
+            )
+        )
         service.count_decision(decision)
 
     def _refuse(self, refusal: Refusal) -> None:
