@@ -13,6 +13,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from extproc.admin.state import ServiceState
+from extproc.fleet.worker import Worker
 from extproc.shm.worker_table import WorkerRow
 
 WORKER = ["worker", "address"]
@@ -96,8 +97,9 @@ class WorkerGauges(Collector):
             "extproc_worker_state", "1 for the state the worker is in, 0 for the other.", labels=[*WORKER, "state"]
         )
         totals = self._state.in_flight()
-        for worker in self._state.workers():
-            labels = list(worker.key)
+        # Of two that share their labels, while a server gets another number of ranks, the one that stays is shown.
+        shown = {(worker.id, worker.address): worker for worker in sorted(self._state.workers(), key=_stays)}
+        for labels, worker in sorted(shown.items()):
             in_flight.add_metric(labels, totals[worker.slot])
             row = self._state.worker_row(worker.slot)
             for name, _, number in WORKER_NUMBERS:
@@ -109,6 +111,10 @@ class WorkerGauges(Collector):
         yield GaugeMetricFamily(
             "extproc_fleet_generation", "Generation of the published fleet.", value=self._state.fleet_generation
         )
+
+
+def _stays(worker: Worker) -> bool:
+    return worker.state == "active"
 
 
 class ProcessGauges(Collector):

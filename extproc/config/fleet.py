@@ -15,8 +15,8 @@ class WorkerSpec:
     draining: bool = setting(False, "No new requests; those in flight are finished.")  # noqa: FBT003
     data_parallel_size: int = setting(
         1,
-        "Data parallel ranks of the server, as vLLM's option of that name. Each is chosen by itself; the request's "
-        "`X-data-parallel-rank` says which.",
+        "Data parallel ranks of the server, as vLLM's option of that name. Each is a worker `ID/RANK` that is chosen "
+        "by itself; the request's `X-data-parallel-rank` says which.",
         unit="ranks",
         low=1,
         high=64,
@@ -24,6 +24,18 @@ class WorkerSpec:
     kv_events_endpoint: str = setting("", "As `kv_events.endpoint`, for this worker.")
     kv_events_replay_endpoint: str = setting("", "As `kv_events.replay_endpoint`, for this worker.")
     kv_events_topic: str = setting("", "As `kv_events.topic`, for this worker.")
+
+    @property
+    def name(self) -> str:
+        """What the server is called: its id, or its address where it has none."""
+        return self.id or self.address
+
+    @property
+    def rank_ids(self) -> tuple[str, ...]:
+        """The ids of the workers that it is, by rank: its name, where there is only one."""
+        if self.data_parallel_size == 1:
+            return (self.name,)
+        return tuple([f"{self.name}/{rank}" for rank in range(self.data_parallel_size)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

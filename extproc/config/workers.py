@@ -25,12 +25,14 @@ _ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 def read_workers(value: object) -> tuple[tuple[WorkerSpec, ...], list[Fault]]:
     """Read and check the list as the file's loader gave it; return the entries that could be read, and every fault."""
     readable, faults = read_entries(value, name="workers", kind=WorkerSpec, most=MAX_WORKERS, needs="an `address`")
-    return tuple(spec for _, spec in readable), faults + _worker_faults(readable)
+    specs = tuple(spec for _, spec in readable)
+    return specs, faults + (_too_many_ranks(specs) or _worker_faults(readable))
 
 
 def find_worker_faults(workers: tuple[WorkerSpec, ...]) -> list[Fault]:
     """Check entries that were made by other means than :func:`read_workers`."""
-    return too_many("workers", workers, MAX_WORKERS) or _worker_faults(enumerate(workers))
+    faults = too_many("workers", workers, MAX_WORKERS) or _too_many_ranks(workers)
+    return faults or _worker_faults(enumerate(workers))
 
 
 def worker_address(ip: IpAddress, port: int) -> str | None:
@@ -55,6 +57,13 @@ def find_model_name_faults(path: str, models: tuple[str, ...]) -> list[Fault]:
     return faults
 
 
+def _too_many_ranks(workers: tuple[WorkerSpec, ...]) -> list[Fault]:
+    ranks = sum([spec.data_parallel_size for spec in workers])
+    if ranks <= MAX_WORKERS:
+        return []
+    return [Fault("workers", f"has {ranks:,} data parallel ranks in all; there may be {MAX_WORKERS:,}")]
+
+
 def _worker_faults(workers: Iterable[tuple[int, WorkerSpec]]) -> list[Fault]:
     faults: list[Fault] = []
     addresses: dict[str, int] = {}
@@ -70,6 +79,9 @@ def _worker_faults(workers: Iterable[tuple[int, WorkerSpec]]) -> list[Fault]:
             faults.append(Fault(f"{path}.id", "must be 1 to 128 letters, digits and `. _ : / -`"))
         elif spec.id and (problem := _taken(names, spec.id, index, "is also that of")):
             faults.append(Fault(f"{path}.id", problem))
+        if spec.data_parallel_size > 1:
+            problems = [_taken(names, name, index, f"needs the id {name}, also that of") for name in spec.rank_ids]
+            faults += [Fault(f"{path}.data_parallel_size", problem) for problem in problems if problem]
         faults += find_model_name_faults(f"{path}.models", spec.models)
     return faults
 

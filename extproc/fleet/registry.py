@@ -18,7 +18,7 @@ class _Entry:
 
     key: WorkerKey
     slot: int
-    models: tuple[str, ...]
+    spec: WorkerSpec
     health: HealthTracker
     wanted: Literal["active", "draining", "gone"]
     state: WorkerState
@@ -46,6 +46,10 @@ class FleetRegistry:
 
     **Identity.** Another address under the same id is another worker: the one leaves, the other is added.
 
+    **Ranks.** A server with data parallel ranks is as many workers, each in a slot of its own; they come and go
+    together. Another number of ranks makes other workers of it. They take over its health, and the former ones leave at
+    once: a rank that the server has no more would be answered 400.
+
     ``restored`` is the fleet that a predecessor published; its slots, states and health go on. Times are seconds of any
     one clock; ``in_flight`` is the number of requests in flight by slot, over all processes.
     """
@@ -54,6 +58,7 @@ class FleetRegistry:
         self._settings = settings
         self._entries: dict[WorkerKey, _Entry] = {}
         self._specs: tuple[WorkerSpec, ...] = ()
+        self._ranks_at: dict[str, int] = {}
         self._trusting = restored is None
         self._published: tuple[Worker, ...] | None = None
         self.unplaced: tuple[WorkerKey, ...] = ()
@@ -62,7 +67,7 @@ class FleetRegistry:
             self._entries[worker.key] = _Entry(
                 worker.key,
                 worker.slot,
-                worker.models,
+                spec_of(worker),
                 health,
                 wanted=worker.state,
                 state=worker.state,
@@ -72,7 +77,8 @@ class FleetRegistry:
     def adopt(self, specs: Sequence[WorkerSpec], *, now: float, in_flight: Sequence[int]) -> None:
         """Take a full list of the workers that there shall be."""
         self._specs = tuple(specs)
-        wanted = {_key(spec) for spec in specs}
+        self._ranks_at = {spec.address: spec.data_parallel_size for spec in specs}
+        wanted = {key for spec in specs for key in _keys(spec)}
         for entry in self._entries.values():
             if entry.key not in wanted and entry.wanted != "gone":
                 entry.unwanted_since = now
@@ -123,18 +129,7 @@ class FleetRegistry:
     def workers(self) -> tuple[Worker, ...]:
         """Every known worker, by id; the same object until something changes."""
         if self._published is None:
-            self._published = tuple(
-                Worker(
-                    id=entry.key.id,
-                    address=entry.key.address,
-                    slot=entry.slot,
-                    models=entry.models,
-                    state=entry.state,
-                    healthy=entry.health.healthy,
-                    lora=entry.lora,
-                )
-                for _, entry in sorted(self._entries.items())
-            )
+            self._published = tuple(_worker(entry) for _, entry in sorted(self._entries.items()))
         return self._published
 
     def _place(self, now: float, in_flight: Sequence[int]) -> None:
@@ -142,22 +137,35 @@ class FleetRegistry:
         free = self._free_slots(in_flight)
         unplaced = []
         for spec in self._specs:
-            key = _key(spec)
-            entry = self._entries.get(key)
-            if entry is None:
-                slot = next(free, None)
-                if slot is None:
-                    unplaced.append(key)
-                    continue
-                health = self._tracker(healthy=self._trusting, on_trial=not self._trusting)
-                state: WorkerState = "draining" if spec.draining else "active"
-                entry = self._entries[key] = _Entry(key, slot, spec.models, health, wanted=state, state=state)
-                self._published = None
-            self._want(entry, spec, now)
+            for key in _keys(spec):
+                entry = self._entries.get(key)
+                if entry is None:
+                    slot = next(free, None)
+                    if slot is None:
+                        unplaced.append(key)
+                        continue
+                    health = self._first_health(key)
+                    state: WorkerState = "draining" if spec.draining else "active"
+                    entry = self._entries[key] = _Entry(key, slot, spec, health, wanted=state, state=state)
+                    self._published = None
+                self._want(entry, spec, now)
         self.unplaced = tuple(unplaced)
 
+    def _first_health(self, key: WorkerKey) -> HealthTracker:
+        """Return what a new worker begins with: the health of those whose place it takes, if there are any."""
+        healthy = self._trusting or any(
+            entry.health.healthy and entry.key.address == key.address and self._is_superseded(entry)
+            for entry in self._entries.values()
+        )
+        return self._tracker(healthy=healthy, on_trial=not healthy)
+
+    def _is_superseded(self, entry: _Entry) -> bool:
+        """Whether the same server is listed with another number of ranks."""
+        ranks = self._ranks_at.get(entry.key.address, entry.key.ranks)
+        return entry.wanted == "gone" and ranks != entry.key.ranks
+
     def _want(self, entry: _Entry, spec: WorkerSpec, now: float) -> None:
-        entry.models = spec.models
+        entry.spec = spec
         entry.idle_looks = 0
         if not spec.draining:
             entry.wanted = entry.state = "active"
@@ -172,7 +180,7 @@ class FleetRegistry:
         for entry in self._entries.values():
             if entry.wanted == "active" or entry.state == "draining":
                 continue
-            if not trials or now - entry.unwanted_since >= patience_secs:
+            if not trials or self._is_superseded(entry) or now - entry.unwanted_since >= patience_secs:
                 entry.state = "draining"
                 self._published = None
 
@@ -189,5 +197,41 @@ class FleetRegistry:
         )
 
 
-def _key(spec: WorkerSpec) -> WorkerKey:
-    return WorkerKey(spec.id or spec.address, spec.address)
+def spec_of(worker: Worker) -> WorkerSpec:
+    """Return the entry of a list that a worker comes from; all ranks of a server have the same one but for its state.
+
+    It is draining if the worker is.
+    """
+    return WorkerSpec(
+        address=worker.address,
+        id=worker.id.removesuffix(f"/{worker.rank}") if worker.ranks > 1 else worker.id,
+        models=worker.models,
+        draining=worker.state == "draining",
+        data_parallel_size=worker.ranks,
+        kv_events_endpoint=worker.kv_events_endpoint,
+        kv_events_replay_endpoint=worker.kv_events_replay_endpoint,
+        kv_events_topic=worker.kv_events_topic,
+    )
+
+
+def _keys(spec: WorkerSpec) -> list[WorkerKey]:
+    ranks = spec.data_parallel_size
+    return [WorkerKey(name, spec.address, rank, ranks) for rank, name in enumerate(spec.rank_ids)]
+
+
+def _worker(entry: _Entry) -> Worker:
+    key, spec = entry.key, entry.spec
+    return Worker(
+        id=key.id,
+        address=key.address,
+        slot=entry.slot,
+        models=spec.models,
+        state=entry.state,
+        healthy=entry.health.healthy,
+        lora=entry.lora,
+        rank=key.rank,
+        ranks=key.ranks,
+        kv_events_endpoint=spec.kv_events_endpoint,
+        kv_events_replay_endpoint=spec.kv_events_replay_endpoint,
+        kv_events_topic=spec.kv_events_topic,
+    )

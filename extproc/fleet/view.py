@@ -51,7 +51,7 @@ class FleetView:
         self._generalists: tuple[Worker, ...] = ()
         self._specialists: dict[str, tuple[Worker, ...]] = {}
         self._by_model: dict[str, Candidates] = {}
-        self._by_address: dict[str, Worker] = {}
+        self._by_address: dict[str, dict[int, Worker]] = {}
         self._names: dict[str, ModelSpec] = {}
         self._anybody = NOBODY
         self._loaded_adapters: frozenset[str] = frozenset()
@@ -89,9 +89,13 @@ class FleetView:
         """Every known worker, by id."""
         return self._workers
 
-    def at(self, address: str) -> Worker | None:
-        """The worker at an address, in whatever state; None when there is none."""
-        return self._by_address.get(address)
+    def at(self, address: str, rank: int | None = None) -> Worker | None:
+        """The worker at an address, in whatever state; None when there is none.
+
+        Of the ranks of a server it is the one with ``rank``, where that was named and it has it, else its first.
+        """
+        ranks = self._by_address.get(address)
+        return None if ranks is None else ranks.get(rank or 0) or ranks[min(ranks)]
 
     def spec_of(self, model: str) -> ModelSpec | None:
         """The configured model that a request's ``model`` stands for, by name, alias or adapter."""
@@ -151,7 +155,10 @@ class FleetView:
         self._specialists = {model: tuple(served) for model, served in specialists.items()}
         self._by_model = {}
         # Of two at one address, while a worker gets another id, the one that is in use counts.
-        self._by_address = {worker.address: worker for worker in (*self._workers, *eligible)}
+        by_address: dict[str, dict[int, Worker]] = {}
+        for worker in (*self._workers, *eligible):
+            by_address.setdefault(worker.address, {})[worker.rank] = worker
+        self._by_address = by_address
         self._loaded_adapters = frozenset(
             name for worker in self._workers if worker.lora for name in (*worker.lora.running, *worker.lora.waiting)
         )

@@ -11,10 +11,15 @@ WorkerState = Literal["active", "draining"]
 
 
 class WorkerKey(NamedTuple):
-    """Who a worker is: another address under the same id is another worker."""
+    """Who a worker is: another address under the same id is another worker, and so is another number of ranks.
+
+    ``rank`` is which of the ``ranks`` of the server at ``address`` it is.
+    """
 
     id: str
     address: str
+    rank: int = 0
+    ranks: int = 1
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +54,12 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def key(self) -> WorkerKey:
         """Its identity."""
-        return WorkerKey(self.id, self.address)
+        return WorkerKey(self.id, self.address, self.rank, self.ranks)
+
+    @property
+    def sent_rank(self) -> int | None:
+        """The rank that a request has to name to get there; None for a server without ranks to choose from."""
+        return self.rank if self.ranks > 1 else None
 
 
 class Fleet(msgspec.Struct, frozen=True, kw_only=True):

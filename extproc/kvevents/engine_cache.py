@@ -7,6 +7,7 @@ from enum import StrEnum
 from extproc.fleet.load.engine_load import EngineLoad
 from extproc.kvevents.decode import PayloadError, decode_batch
 from extproc.kvevents.engine_blocks import Changes, EngineBlocks, IncompatibleBlockSize
+from extproc.kvevents.events import Event
 from extproc.kvevents.stream import Problem
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class EngineCache:
         """Take the next batches of the stream."""
         self._heard += len(payloads)
         self.doubts.discard(Doubt.SILENT)
-        events = []
+        events: list[Event] = []
         now = self._clock()
         for payload in payloads:
             try:

@@ -15,7 +15,6 @@ import uvloop
 from extproc.admin.app import AdminServer
 from extproc.admin.metrics import service_registry
 from extproc.config.endpoints import eds_file
-from extproc.config.fleet import WorkerSpec
 from extproc.config.load import Lists
 from extproc.config.settings import Settings
 from extproc.dataplane.eds import EndpointFile
@@ -24,7 +23,7 @@ from extproc.fleet.discovery.registry import build_sources
 from extproc.fleet.health.prober import HealthProber
 from extproc.fleet.load.engine_load import EngineLoad
 from extproc.fleet.load.scraper import LoadScraper
-from extproc.fleet.registry import FleetRegistry
+from extproc.fleet.registry import FleetRegistry, spec_of
 from extproc.fleet.worker import Fleet, WorkerKey
 from extproc.index.prefix_index import PrefixIndex
 from extproc.models.shelf import ModelShelf
@@ -214,11 +213,10 @@ def discover(settings: Settings, *, config_file: Path, known: Lists, metrics: Me
 
 def lists_of(fleet: Fleet) -> Lists:
     """Return the lists that a fleet would come from; workers that leave come last, and leave on."""
-    workers = [
-        WorkerSpec(address=found.address, id=found.id, models=found.models, draining=found.state == "draining")
-        for found in sorted(fleet.workers, key=lambda worker: worker.state)
-    ]
-    return Lists(tuple(workers), fleet.models)
+    specs = [spec_of(worker) for worker in sorted(fleet.workers, key=lambda worker: worker.state)]
+    # All ranks of a server are one entry, and one whose ranks leave one by one leaves.
+    servers = {(spec.address, spec.id, spec.data_parallel_size): spec for spec in reversed(specs)}
+    return Lists(tuple(reversed(servers.values())), fleet.models)
 
 
 def read_fleet(document: FleetDocument) -> Fleet | None:

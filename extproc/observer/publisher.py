@@ -95,13 +95,14 @@ class Publisher:
 
 
 def one_per_address(workers: Iterable[Worker]) -> list[Worker]:
-    """Keep one record for each address: the last that may be chosen, else the first.
+    """Keep one record for each address: the last that may be chosen, else the first that is healthy, else the first.
 
-    An address has two while its worker is given another id, and when the fleet before and the fleet after a change are
-    taken together.
+    An address has one for each rank of its server, two while its worker is given another id, and more when the fleet
+    before and the fleet after a change are taken together.
     """
     chosen: dict[str, Worker] = {}
     for worker in workers:
-        if worker.eligible or worker.address not in chosen:
+        known = chosen.get(worker.address)
+        if known is None or worker.eligible or (worker.healthy and not known.healthy):
             chosen[worker.address] = worker
     return list(chosen.values())

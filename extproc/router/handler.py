@@ -332,7 +332,11 @@ class ProcessHandler:
         if service.calibration is not None:
             self._sample = service.calibration.draw(decision, self._exchange.request.prompts)
             self._exchange.usage_wanted = self._sample is not None
-        self._send(self._exchange.routed(decision.endpoints, text, attempt_secs=decision.attempt_secs))
+        self._send(
+            self._exchange.routed(
+                decision.endpoints, text, attempt_secs=decision.attempt_secs, rank=decision.worker.sent_rank
+            )
+        )
         service.count_decision(decision)
 
     def _refuse(self, refusal: Refusal) -> None:

@@ -107,8 +107,8 @@ class Flight(msgspec.Struct, eq=False):
 class Accounts:
     """The accounting of one router. ``clock`` is that of the worker table.
 
-    ``worker_at`` finds the worker at an address. What an engine's events have not confirmed ``speculative_secs`` after
-    the end of a request is taken back.
+    ``worker_at`` finds the worker at an address, of a server with ranks the one that the request has named.
+    What an engine's events have not confirmed ``speculative_secs`` after the end of a request is taken back.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Accounts:
         prefixes: PrefixRecord,
         breakers: Breakers,
         work: PromptWork,
-        worker_at: Callable[[str], Worker | None],
+        worker_at: Callable[[str, int | None], Worker | None],
         clock: Callable[[], float],
         assumed_answer_tokens: int,
         speculative_secs: float,
@@ -172,7 +172,7 @@ class Accounts:
         flight.status = status
         flight.headers_first = streamed
         first = flight.worker
-        server = first if not served or served == first.address else self._worker_at(served)
+        server = first if not served or served == first.address else self._worker_at(served, first.sent_rank)
         if server is not first:
             self._served_by_another(flight, server, served)
         failed = status >= SERVER_ERROR
@@ -252,11 +252,15 @@ class Accounts:
         self._take_back(flight)
         if server is None:
             return
+        named = flight.worker.sent_rank is not None
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         self._column.add(server.slot, requests=1, decode_tokens=flight.answer_tokens)
-        if flight.hashes is not None:
+        # A server that was told no rank has put the prompt into the cache of any.
+        if flight.hashes is not None and (named or server.ranks == 1):
             flight.news = self._prefixes.record(flight.hashes, server.slot)
             self._column.note_sent(server.slot, tokens=0, blocks=len(flight.news))
+        else:
+            flight.news = None
         flight.worker = server
 
     def _take_back(self, flight: Flight) -> None:

@@ -17,6 +17,7 @@ from extproc.routing.accounting import Accounts, Flight
 from extproc.routing.admission import Admission, Ticket
 from extproc.routing.candidates import within_subset
 from extproc.routing.decision import Decision
+from extproc.routing.endpoints import Endpoints
 from extproc.routing.flow import Flow, run_flow
 from extproc.routing.hooks import HookRunner
 from extproc.routing.patience import Patience
@@ -108,6 +109,7 @@ class Director:
         self._single_endpoint = single_endpoint
         self._recorder = recorder
         self._guards_cache_events = guards_cache_events
+        self._endpoints = Endpoints()
         self._known_models: tuple[ModelSpec, ...] | None = None
         self._reads_bodies = False
         self._records = False
@@ -196,6 +198,9 @@ class Director:
     ) -> Decision:
         choice = policy.choose(request, candidates)
         self._selector.compare(request, candidates, choice)
+        reachable = self._endpoints.reachable(choice.workers, candidates)
+        if reachable is not choice.workers:
+            choice = choice._replace(workers=reachable)
         choice = self._without_trials(choice)
         worker = choice.workers[0]
         if self._single_endpoint:

@@ -95,7 +95,7 @@ class Replica:
                 prefixes=prefixes,
                 breakers=breakers,
                 work=loads,
-                worker_at=lambda _address: None,
+                worker_at=lambda _address, _rank: None,
                 clock=clock,
                 assumed_answer_tokens=RoutingSettings().assumed_answer_tokens,
                 speculative_secs=KvEventsSettings().speculative_secs,

@@ -125,18 +125,20 @@ class Exchange:
             return []
         return _HANDLERS[kind](self, message)
 
-    def routed(self, endpoints: str, decision_text: str | None = None, *, attempt_secs: int = 0) -> list[bytes]:
+    def routed(
+        self, endpoints: str, decision_text: str | None = None, *, attempt_secs: int = 0, rank: int | None = None
+    ) -> list[bytes]:
         """Send the decision: ``endpoints`` for the data plane, ``decision_text`` for the response header (or None).
 
-        ``attempt_secs`` limits each worker's time to its response headers, 0 does not. What hooks have changed of the
-        request is sent along.
+        ``attempt_secs`` limits each worker's time to its response headers, 0 does not. ``rank`` is the data parallel
+        rank for it, None where the server chooses. What hooks have changed of the request is sent along.
         """
         self.decision_text = decision_text
-        return self._decided(endpoints, attempt_secs, self.request.changes)
+        return self._decided(endpoints, attempt_secs, rank, self.request.changes)
 
     def left_open(self) -> list[bytes]:
         """Let the data plane balance this request by itself, as hooks have changed it."""
-        return self._decided(None, 0, self.request.changes)
+        return self._decided(None, 0, None, self.request.changes)
 
     def refused(self, refusal: Refusal) -> list[bytes]:
         """Answer the request ourselves."""
@@ -288,7 +290,9 @@ class Exchange:
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The request body is larger than {self._max_body_bytes} bytes.")
 
-    def _decided(self, endpoints: str | None, attempt_secs: int, changes: Changes | None) -> list[bytes]:
+    def _decided(
+        self, endpoints: str | None, attempt_secs: int, rank: int | None, changes: Changes | None
+    ) -> list[bytes]:
         self.wanted = False
         self.phase = Phase.ROUTED
         chunks, self._chunks = self._chunks, []
@@ -299,33 +303,43 @@ class Exchange:
             if not chunks:
                 self._trailers_owed = False
                 return [replies.routed_trailers(endpoints)]
-            out = [replies.routed_body(endpoints, attempt_secs, changes)]
+            out = [replies.routed_body(endpoints, attempt_secs, rank, changes)]
         else:
             self._headers_answered = True
-            out = self._withheld_headers(endpoints, attempt_secs, changes, chunks)
+            out = self._withheld_headers(endpoints, attempt_secs, rank, changes, chunks)
         if self._trailers_owed:
             self._trailers_owed = False
             out.append(replies.REQUEST_TRAILERS_CONTINUE)
         return out
 
     def _withheld_headers(
-        self, endpoints: str | None, attempt_secs: int, changes: Changes | None, chunks: list[bytes]
+        self,
+        endpoints: str | None,
+        attempt_secs: int,
+        rank: int | None,
+        changes: Changes | None,
+        chunks: list[bytes],
     ) -> list[bytes]:
         """Answer the headers, and then the chunks that have come meanwhile."""
         skip_body = self._request_mode in _BUFFERING and not self._request_ended
         self.body_skipped = skip_body
         body = None if changes is None else changes.body
-        if body is None or not chunks:
-            out = [replies.routed_headers(endpoints, skip_body=skip_body, attempt_secs=attempt_secs, changes=changes)]
+        replaced = body if chunks else None
+        skip_body = skip_body and replaced is None
+        out = [
+            replies.routed_headers(
+                endpoints, skip_body=skip_body, attempt_secs=attempt_secs, rank=rank, changes=changes
+            )
+        ]
+        if replaced is None:
             last = len(chunks) - 1
             ended = self._request_ended and not self._trailers_owed
             for position, chunk in enumerate(chunks):
                 out += self._chunk_replies(chunk, end_of_stream=ended and position == last)
             return out
-        out = [replies.routed_headers(endpoints, skip_body=False, attempt_secs=attempt_secs, changes=changes)]
         if self._request_mode == FULL_DUPLEX_STREAMED:
-            return out + replies.request_chunks(body, end_of_stream=not self._trailers_owed)
-        return out + [replies.replaced_chunk(part) for part in (body, *[b""] * (len(chunks) - 1))]
+            return out + replies.request_chunks(replaced, end_of_stream=not self._trailers_owed)
+        return out + [replies.replaced_chunk(part) for part in (replaced, *[b""] * (len(chunks) - 1))]
 
     def _chunk_replies(self, chunk: bytes, *, end_of_stream: bool) -> list[bytes]:
         if self._request_mode == FULL_DUPLEX_STREAMED:

@@ -26,6 +26,8 @@ from extproc.pb.ext_proc_pb2 import (
 DESTINATION = "x-gateway-destination-endpoint"
 ATTEMPT_TIMEOUT = "x-envoy-upstream-rq-per-try-timeout-ms"
 """Header by which Envoy's router filter takes a request's limit for each attempt; it does not reach the worker."""
+RANK = "x-data-parallel-rank"
+"""Header by which vLLM takes the data parallel rank that shall serve a request."""
 SERVED = f"{DESTINATION}-served"
 DESTINATION_NAMESPACE = "envoy.lb"
 HOOKS_NAMESPACE = "extproc"
@@ -46,30 +48,40 @@ RESPONSE_TRAILERS_CONTINUE = ProcessingResponse(response_trailers=TrailersRespon
 
 
 def routed_headers(
-    endpoints: str | None, *, skip_body: bool, attempt_secs: int = 0, changes: Changes | None = None
+    endpoints: str | None,
+    *,
+    skip_body: bool,
+    attempt_secs: int = 0,
+    rank: int | None = None,
+    changes: Changes | None = None,
 ) -> bytes:
     """The reply to request headers that carries the destination.
 
     ``endpoints`` None leaves the request to the data plane's own balancing. ``skip_body`` asks a data plane that would
     send the body next (and allows a mode override) not to: nothing in it is needed. ``attempt_secs`` limits each
-    worker's time to the response headers (0: not at all). ``changes`` are what hooks change; a changed body has to
-    follow.
+    worker's time to the response headers (0: not at all). ``rank`` is the data parallel rank that shall serve it; None
+    leaves that header as the client has sent it. ``changes`` are what hooks change; a changed body has to follow.
     """
     if changes is None:
-        return _routed_headers(endpoints, attempt_secs, skip_body=skip_body)
-    return _headers_reply(endpoints, attempt_secs, changes, skip_body=skip_body)
+        return _routed_headers(endpoints, attempt_secs, rank, skip_body=skip_body)
+    return _headers_reply(endpoints, attempt_secs, rank, changes, skip_body=skip_body)
 
 
-def routed_body(endpoints: str | None, attempt_secs: int = 0, changes: Changes | None = None) -> bytes:
+def routed_body(
+    endpoints: str | None, attempt_secs: int = 0, rank: int | None = None, changes: Changes | None = None
+) -> bytes:
     """The reply to a buffered request body that carries the destination; arguments as above."""
     if changes is None:
-        return _routed_body(endpoints, attempt_secs)
-    return _body_reply(endpoints, attempt_secs, changes)
+        return _routed_body(endpoints, attempt_secs, rank)
+    return _body_reply(endpoints, attempt_secs, rank, changes)
 
 
 @functools.lru_cache(maxsize=4096)
 def routed_trailers(endpoints: str | None) -> bytes:
-    """The reply to request trailers where the data plane sent no body before them; None as above."""
+    """The reply to request trailers where the data plane sent no body before them; None as above.
+
+    It is too late for any header, a rank's too: a server with ranks chooses one by itself.
+    """
     return _with_metadata(ProcessingResponse(request_trailers=TrailersResponse()), endpoints, None)
 
 
@@ -140,16 +152,19 @@ def _chunks(phase: Literal["request_body", "response_body"], body: bytes, *, end
     return replies
 
 
-def _headers_reply(endpoints: str | None, attempt_secs: int, changes: Changes | None, *, skip_body: bool) -> bytes:
-    reply = ProcessingResponse(request_headers=HeadersResponse(response=_routed(endpoints, attempt_secs, changes)))
+def _headers_reply(
+    endpoints: str | None, attempt_secs: int, rank: int | None, changes: Changes | None, *, skip_body: bool
+) -> bytes:
+    response = _routed(endpoints, attempt_secs, rank, changes)
+    reply = ProcessingResponse(request_headers=HeadersResponse(response=response))
     if skip_body:
         reply.mode_override.request_body_mode = NONE
         reply.mode_override.response_body_mode = NONE
     return _with_metadata(reply, endpoints, changes)
 
 
-def _body_reply(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> bytes:
-    response = _routed(endpoints, attempt_secs, changes)
+def _body_reply(endpoints: str | None, attempt_secs: int, rank: int | None, changes: Changes | None) -> bytes:
+    response = _routed(endpoints, attempt_secs, rank, changes)
     if changes is not None and changes.body is not None:
         response.body_mutation.body = changes.body
     return _with_metadata(ProcessingResponse(request_body=BodyResponse(response=response)), endpoints, changes)
@@ -157,16 +172,16 @@ def _body_reply(endpoints: str | None, attempt_secs: int, changes: Changes | Non
 
 # Remembered without changes only: those hold what requests say, and hardly ever repeat.
 @functools.lru_cache(maxsize=4096)
-def _routed_headers(endpoints: str | None, attempt_secs: int, *, skip_body: bool) -> bytes:
-    return _headers_reply(endpoints, attempt_secs, None, skip_body=skip_body)
+def _routed_headers(endpoints: str | None, attempt_secs: int, rank: int | None, *, skip_body: bool) -> bytes:
+    return _headers_reply(endpoints, attempt_secs, rank, None, skip_body=skip_body)
 
 
 @functools.lru_cache(maxsize=4096)
-def _routed_body(endpoints: str | None, attempt_secs: int) -> bytes:
-    return _body_reply(endpoints, attempt_secs, None)
+def _routed_body(endpoints: str | None, attempt_secs: int, rank: int | None) -> bytes:
+    return _body_reply(endpoints, attempt_secs, rank, None)
 
 
-def _routed(endpoints: str | None, attempt_secs: int, changes: Changes | None) -> CommonResponse:
+def _routed(endpoints: str | None, attempt_secs: int, rank: int | None, changes: Changes | None) -> CommonResponse:
     mutation = HeaderMutation()
     if endpoints is None:
         # A client that could name its own endpoint would choose the upstream; without one of ours, its header goes.
@@ -181,6 +196,9 @@ def _routed(endpoints: str | None, attempt_secs: int, changes: Changes | None) -
             # Envoy refuses a buffered body of another length than the header says, and in the other modes it takes the
             # header only with `allow_content_length_header`; without, the body goes in chunks.
             mutation.set_headers.append(_header("content-length", str(len(changes.body))))
+    if rank is not None:
+        # After those of hooks: the endpoints are chosen for this rank.
+        mutation.set_headers.append(_header(RANK, str(rank)))
     return CommonResponse(header_mutation=mutation)
 
 

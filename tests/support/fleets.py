@@ -111,7 +111,7 @@ class Shared:
         self,
         *,
         process_slot: int = 0,
-        worker_at: Callable[[str], Worker | None] = lambda _address: None,
+        worker_at: Callable[[str, int | None], Worker | None] = lambda _address, _rank: None,
         loads: FleetLoads | None = None,
     ) -> Accounts:
         """The accounting of one process, beside policies with the same ``loads``."""

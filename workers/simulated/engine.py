@@ -14,7 +14,7 @@ class Work:
 
     ``arrived`` is when the request's head had been read, on the monotonic clock. ``prompts`` are the token ids of each
     prompt, each for the same number of choices; none where nobody needs them. ``ttft_secs`` and ``token_secs`` are what
-    the request itself says about times.
+    the request itself says about times. ``rank`` is the engine that it asks for, None for any.
     """
 
     arrived: float
@@ -27,6 +27,7 @@ class Work:
     token_secs: float | None = None
     lora: str = ""
     cache_salt: str = ""
+    rank: int | None = None
 
 
 class Run(Protocol):

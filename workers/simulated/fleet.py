@@ -26,9 +26,13 @@ class Fleet:
         shared = Device()
         self._workers: list[Worker] = []
         for number in range(settings.workers):
-            device = shared if settings.device_share else Device()
             self._workers.append(
-                Worker(settings=settings.of_worker(number), profile=profile, device=device, publishers=self._publishers)
+                Worker(
+                    settings=settings.of_worker(number),
+                    profile=profile,
+                    devices=(lambda: shared) if settings.device_share else Device,
+                    publishers=self._publishers,
+                )
             )
         self._signalled = asyncio.Event()
         self._stopping = False

@@ -45,6 +45,7 @@ class Generation:
             finish=answer.finish,
             lora=answer.stamp.model if answer.stamp.model in self._settings.loras else "",
             cache_salt=question.cache_salt,
+            rank=self._rank(request),
         )
         self._engine.check(work)
         if question.stream:
@@ -63,6 +64,7 @@ class Generation:
                 prompt_tokens=pooled.prompt_tokens,
                 answer_tokens=0,
                 ttft_secs=_number(request.headers, "x-sim-ttft-secs", MAX_TTFT_SECS),
+                rank=self._rank(request),
             )
             self._engine.check(work)
             async with self._engine.admit(work) as run:
@@ -108,6 +110,17 @@ class Generation:
             include_usage=question.include_usage,
             word=self._engine.word,
         )
+
+    def _rank(self, request: web.BaseRequest) -> int | None:
+        """Return the data-parallel rank that a request asks for; what is not a number is ignored, as by vLLM."""
+        try:
+            rank = int(request.headers.get("X-data-parallel-rank", ""))
+        except ValueError:
+            return None
+        ranks = self._settings.data_parallel_size
+        if not 0 <= rank < ranks:
+            raise bad_request(f"data_parallel_rank {rank} is out of range [0, {ranks}).")
+        return rank
 
     def _model(self, asked: str | None) -> str:
         if not asked:

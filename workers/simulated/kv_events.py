@@ -19,28 +19,28 @@ import msgspec
 import zmq
 
 from workers.engine.events import CacheEvent, Cleared, Removed, Stored
-from workers.simulated.settings import Settings
+from workers.simulated.settings import Settings, numbered
 
 logger = logging.getLogger(__name__)
 
 _END = (-1).to_bytes(8, "big", signed=True)
 _SEQUENCE_BYTES = 8
 _REQUEST_FRAMES = 3
-_RANK = 0
 _GROUP = 0
 
 
 class Encoder:
-    """Words events as vLLM does."""
+    """Words events of one data-parallel rank as vLLM does."""
 
-    def __init__(self, *, block_size: int, loras: Sequence[str]) -> None:
+    def __init__(self, *, block_size: int, loras: Sequence[str], rank: int = 0) -> None:
         self._block_size = block_size
+        self._rank = rank
         self._lora_ids = {lora: number for number, lora in enumerate(loras, start=1)}
         self._encode = msgspec.msgpack.Encoder().encode
 
     def batch(self, events: Sequence[CacheEvent], *, now: float) -> bytes:
         """Encode a batch that is put together ``now``, in seconds since 1970."""
-        return self._encode([now, [self._event(event) for event in events], _RANK])
+        return self._encode([now, [self._event(event) for event in events], self._rank])
 
     def _event(self, event: CacheEvent) -> dict[str, Any]:
         if isinstance(event, Removed):
@@ -164,13 +164,13 @@ class Publishers:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
-    def open(self, settings: Settings, *, block_size: int, on_drop: Callable[[], None]) -> Publisher:
-        """Open the sockets of one worker. Raises ``OSError``."""
+    def open(self, settings: Settings, *, block_size: int, rank: int, on_drop: Callable[[], None]) -> Publisher:
+        """Open the sockets of one rank of a worker. Raises ``OSError``."""
         return Publisher(
             context=self._context,
-            encoder=Encoder(block_size=block_size, loras=settings.loras),
-            endpoint=settings.kv_events_endpoint,
-            replay_endpoint=settings.kv_events_replay_endpoint,
+            encoder=Encoder(block_size=block_size, loras=settings.loras, rank=rank),
+            endpoint=numbered(settings.kv_events_endpoint, rank),
+            replay_endpoint=numbered(settings.kv_events_replay_endpoint, rank),
             topic=settings.kv_events_topic,
             buffer_steps=settings.kv_events_buffer_steps,
             hwm=settings.kv_events_hwm,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -25,15 +25,18 @@ TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 2
 FinishReason = Literal["stop", "length", "abort", "error"]
 PromptSource = Literal["local_compute", "local_cache_hit", "external_kv_transfer"]
 
-_ENGINE = "0"
 _MAX_LORA_SERIES = 64
 
 
 class EngineMetrics:
-    """The metrics of one worker, in a registry of its own. One engine, so ``engine`` is always ``0``."""
+    """The metrics of one engine, in a registry of its own; ``rank`` is its label ``engine``.
 
-    def __init__(self, *, model: str, block_size: int, num_blocks: int, prefix_caching: bool) -> None:
+    ``num_blocks`` are those of all ranks together, as vLLM tells them.
+    """
+
+    def __init__(self, *, model: str, block_size: int, num_blocks: int, prefix_caching: bool, rank: int = 0) -> None:
         self._registry = CollectorRegistry()
+        self._rank = str(rank)
         self._model = model
         self._before_scrape: Callable[[], None] = lambda: None
         self.prompt_tokens = self._counter("prompt_tokens", "Number of prefill tokens processed.")
@@ -42,9 +45,11 @@ class EngineMetrics:
         self.prefix_cache_hits = self._counter("prefix_cache_hits", "Prefix cache hits, in tokens.")
         self.preemptions = self._counter("num_preemptions", "Preemptions by the engine.")
         self.dropped_events = Counter(
-            "sim:kv_event_batches_dropped", "Batches of KV-cache events that no subscriber was sent.",
+            "sim:kv_event_batches_dropped",
+            "Batches of KV-cache events that no subscriber was sent.",
+            ["engine"],
             registry=self._registry,
-        )  # fmt: skip
+        ).labels(self._rank)
         self.ttft = self._histogram("time_to_first_token_seconds", "Time to first token.", TTFT_BUCKETS)
         self.latency = self._histogram("e2e_request_latency_seconds", "End-to-end latency.", LATENCY_BUCKETS)
         self.queue_time = self._histogram("request_queue_time_seconds", "Time spent waiting.", LATENCY_BUCKETS)
@@ -52,7 +57,8 @@ class EngineMetrics:
         self.prefill_computed = self._histogram(
             "request_prefill_kv_computed_tokens", "Prefill tokens that were computed, not cached.", TOKEN_BUCKETS
         )
-        self.token_gaps = GapHistogram("inter_token_latency_seconds", "Time between two tokens.", model=self._model)
+        labels = [self._rank, model]
+        self.token_gaps = GapHistogram("inter_token_latency_seconds", "Time between two tokens.", labels=labels)
         self._registry.register(self.token_gaps)
         self.request_prompt = self._histogram("request_prompt_tokens", "Prefill tokens of a request.", TOKEN_BUCKETS)
         self.request_generation = self._histogram(
@@ -65,7 +71,7 @@ class EngineMetrics:
             registry=self._registry,
         )
         self.success: dict[FinishReason, Counter] = {
-            reason: success.labels(_ENGINE, self._model, reason) for reason in get_args(FinishReason)
+            reason: success.labels(self._rank, self._model, reason) for reason in get_args(FinishReason)
         }
         by_source = Counter(
             "vllm:prompt_tokens_by_source",
@@ -74,7 +80,7 @@ class EngineMetrics:
             registry=self._registry,
         )
         self.prompt_tokens_by_source: dict[PromptSource, Counter] = {
-            source: by_source.labels(_ENGINE, self._model, source) for source in get_args(PromptSource)
+            source: by_source.labels(self._rank, self._model, source) for source in get_args(PromptSource)
         }
         self._add_cache_config(block_size=block_size, num_blocks=num_blocks, prefix_caching=prefix_caching)
 
@@ -91,8 +97,8 @@ class EngineMetrics:
             ["engine", "model_name", "reason"],
             registry=self._registry,
         )
-        by_reason.labels(_ENGINE, self._model, "capacity").set_function(waiting)
-        by_reason.labels(_ENGINE, self._model, "deferred").set(0)
+        by_reason.labels(self._rank, self._model, "capacity").set_function(waiting)
+        by_reason.labels(self._rank, self._model, "deferred").set(0)
 
     def before_scrape(self, update: Callable[[], None]) -> None:
         """Let ``update`` be called before each exposition."""
@@ -102,14 +108,14 @@ class EngineMetrics:
         """Show the metrics of a collector too."""
         self._registry.register(collector)
 
-    def exposition(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+    def collect(self) -> Iterator[Metric]:
+        """Everything as it is now."""
         self._before_scrape()
-        return generate_latest(self._registry)
+        yield from self._registry.collect()
 
     def _add_cache_config(self, *, block_size: int, num_blocks: int, prefix_caching: bool) -> None:
         labels = {
-            "engine": _ENGINE,
+            "engine": self._rank,
             "block_size": str(block_size),
             "effective_attention_block_size": str(block_size),
             "hash_block_size": str(block_size),
@@ -125,24 +131,47 @@ class EngineMetrics:
 
     def _counter(self, name: str, text: str) -> Counter:
         family = Counter(f"vllm:{name}", text, ["engine", "model_name"], registry=self._registry)
-        return family.labels(_ENGINE, self._model)
+        return family.labels(self._rank, self._model)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         family = Gauge(f"vllm:{name}", text, ["engine", "model_name"], registry=self._registry)
-        return family.labels(_ENGINE, self._model)
+        return family.labels(self._rank, self._model)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"vllm:{name}", text, ["engine", "model_name"], buckets=buckets, registry=self._registry)
-        return family.labels(_ENGINE, self._model)
+        return family.labels(self._rank, self._model)
+
+
+class WorkerMetrics(Collector):
+    """The metrics of all engines of one worker on one page."""
+
+    def __init__(self, engines: Sequence[EngineMetrics]) -> None:
+        self._engines = engines
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family once, with the series of all engines."""
+        families: dict[str, Metric] = {}
+        for engine in self._engines:
+            for family in engine.collect():
+                known = families.setdefault(family.name, family)
+                if known is not family:
+                    known.samples += family.samples
+        yield from families.values()
 
 
 class GapHistogram(Collector):
     """A histogram that takes many equal values at once, at the price of one."""
 
-    def __init__(self, name: str, text: str, *, model: str) -> None:
+    def __init__(self, name: str, text: str, *, labels: Sequence[str]) -> None:
         self._name = f"vllm:{name}"
         self._text = text
-        self._model = model
+        self._labels = labels
         self._counts = [0] * (len(GAP_BUCKETS) + 1)
         self._sum = 0.0
 
@@ -156,7 +185,7 @@ class GapHistogram(Collector):
         family = HistogramMetricFamily(self._name, self._text, labels=["engine", "model_name"])
         bounds = (*map(str, map(float, GAP_BUCKETS)), "+Inf")
         buckets = [(bound, float(count)) for bound, count in zip(bounds, accumulate(self._counts), strict=True)]
-        family.add_metric([_ENGINE, self._model], buckets=buckets, sum_value=self._sum)
+        family.add_metric(self._labels, buckets=buckets, sum_value=self._sum)
         yield family
 
 

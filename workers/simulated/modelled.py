@@ -44,7 +44,8 @@ class EventPublisher(Protocol):
 class ModelledEngine:
     """Admits requests to the model of one engine and shows what it tells.
 
-    Engines that share ``device`` slow each other down; ``publisher`` gets the events of the cache.
+    Engines that share ``device`` slow each other down, and those that share ``frontend`` wait for one API server;
+    ``publisher`` gets the events of the cache.
     """
 
     def __init__(
@@ -52,10 +53,11 @@ class ModelledEngine:
         *,
         profile: Profile,
         device: Device,
+        frontend: Frontend,
         metrics: EngineMetrics,
         faults: Faults,
         stream_interval_secs: float,
-        loras: Sequence[str],
+        lora_info: LoraInfo | None,
         publisher: EventPublisher | None,
     ) -> None:
         self._profile = profile
@@ -66,16 +68,14 @@ class ModelledEngine:
         self._engine = engine = Engine(profile, device=device, keep_events=publisher is not None)
         self._driver = Driver(
             engine=engine,
-            frontend=Frontend(profile.frontend),
+            frontend=frontend,
             clock=time.monotonic,
             on_events=self._publish,
             on_step=self._on_step,
         )
         self._told = Counters()
         self._scraped = Counters()
-        self._lora_info = LoraInfo(max_loras=profile.max_loras) if loras else None
-        if self._lora_info is not None:
-            metrics.register(self._lora_info)
+        self._lora_info = lora_info
         self.in_flight = 0
         metrics.before_scrape(self._count)
         metrics.add_gauges(
@@ -120,7 +120,7 @@ class ModelledEngine:
         self._engine.clear_cache()
 
     def event_sources(self) -> Mapping[str, Any]:
-        """Where the events of the prefix cache can be had, by rank."""
+        """Where the events of the prefix cache can be had, by rank; it knows of its own only."""
         return {} if self._publisher is None else {"0": self._publisher.source}
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from workers.simulated.api.base import decode
 from workers.simulated.engine import Engine
 from workers.simulated.faults import Behaviour, Faults
 from workers.simulated.ledger import Ledger
-from workers.simulated.metrics import EngineMetrics
+from workers.simulated.metrics import WorkerMetrics
 from workers.simulated.replies import Replies, read_body
 
 VERSION = "0.32.0+simulated"
@@ -30,7 +30,7 @@ class Operations:
         self,
         *,
         engine: Engine,
-        metrics: EngineMetrics,
+        metrics: WorkerMetrics,
         faults: Faults,
         ledger: Ledger,
         replies: Replies,

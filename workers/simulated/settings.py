@@ -12,6 +12,7 @@ MAX_ANSWER_TOKENS = 100_000
 MAX_TTFT_SECS = 3600.0
 MAX_TOKEN_SECS = 60.0
 MAX_WORKERS = 256
+MAX_RANKS = 64
 MAX_PORT = 65535
 NUMBER = "{n}"
 """Stands for a worker's number in texts that differ by worker."""
@@ -118,9 +119,17 @@ class Settings:
     max_loras: int | None = _setting(
         None, "Adapters in one batch at most.", low=1, modelled=True, unset="the profile's"
     )
+    data_parallel_size: int = _setting(
+        1,
+        "Engines behind the port of each worker, with everything but the API server of their own. A request's "
+        "`X-data-parallel-rank` says which, else it goes to one with the fewest requests.",
+        low=1,
+        high=MAX_RANKS,
+        modelled=True,
+    )
     device_share: bool = _setting(
         False,  # noqa: FBT003
-        "The workers of this process share one GPU by time slices, as several engines on one do.",
+        "The workers of this process, and their ranks, share one GPU by time slices, as several engines on one do.",
         modelled=True,
     )
     stream_interval_secs: float = _setting(
@@ -133,7 +142,8 @@ class Settings:
     kv_events_endpoint: str = _setting(
         "",
         "ZMQ endpoint for KV-cache events. Bound if it has `*`, `::`, `ipc:` or `inproc:`, else connected to. With "
-        "several workers `{n}` is the worker's number; without it, it is added to a TCP port. Empty: no events.",
+        "several workers `{n}` is the worker's number; without it, it is added to a TCP port. With several ranks each "
+        "has the next port. Empty: no events.",
         modelled=True,
     )
     kv_events_replay_endpoint: str = _setting(
@@ -215,6 +225,8 @@ class Settings:
         ):
             if self.workers > 1 and endpoint and NUMBER not in endpoint and not _has_tcp_port(endpoint):
                 faults.append(f"{flag} needs {NUMBER} for several workers")
+            if self.data_parallel_size > 1 and endpoint and not _has_tcp_port(endpoint.replace(NUMBER, "0")):
+                faults.append(f"{flag} needs a TCP port for several ranks")
         return faults
 
     def of_worker(self, number: int) -> "Settings":
@@ -225,15 +237,19 @@ class Settings:
             self,
             name=name.replace(NUMBER, text),
             port=self.port + number if self.port else 0,
-            kv_events_endpoint=_numbered(self.kv_events_endpoint, number),
-            kv_events_replay_endpoint=_numbered(self.kv_events_replay_endpoint, number),
+            kv_events_endpoint=self._endpoint_of(self.kv_events_endpoint, number),
+            kv_events_replay_endpoint=self._endpoint_of(self.kv_events_replay_endpoint, number),
             kv_events_topic=self.kv_events_topic.replace(NUMBER, text),
         )
 
+    def _endpoint_of(self, endpoint: str, number: int) -> str:
+        if NUMBER in endpoint:
+            return endpoint.replace(NUMBER, str(number))
+        return numbered(endpoint, number * self.data_parallel_size)
 
-def _numbered(endpoint: str, number: int) -> str:
-    if NUMBER in endpoint:
-        return endpoint.replace(NUMBER, str(number))
+
+def numbered(endpoint: str, number: int) -> str:
+    """Return an endpoint with a number added to its port, where it has one."""
     head, _, port = endpoint.rpartition(":")
     return f"{head}:{int(port) + number}" if port.isdigit() and int(port) else endpoint
 

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from typing import Protocol
 
 from workers.engine.device import Device
+from workers.engine.frontend import Frontend
 from workers.engine.profile import Profile
 from workers.simulated.engine import Engine
 from workers.simulated.faults import Behaviour, Faults
-from workers.simulated.frontend import Frontend
+from workers.simulated.frontend import Frontend as HttpFrontend
 from workers.simulated.generation import Generation
 from workers.simulated.ledger import Ledger
 from workers.simulated.listener import Listener
-from workers.simulated.metrics import EngineMetrics
+from workers.simulated.metrics import EngineMetrics, LoraInfo, WorkerMetrics
 from workers.simulated.modelled import EventPublisher, ModelledEngine
 from workers.simulated.operations import Operations
+from workers.simulated.ranks import RankedEngine
 from workers.simulated.replies import Replies
 from workers.simulated.scripted import ScriptedEngine
 from workers.simulated.settings import BLOCK_SIZE, Settings
@@ -24,19 +26,27 @@ from workers.simulated.settings import BLOCK_SIZE, Settings
 class EventPublishers(Protocol):
     """Opens publishers of KV-cache events."""
 
-    def open(self, settings: Settings, *, block_size: int, on_drop: Callable[[], None]) -> EventPublisher:
-        """Open the sockets of one worker. Raises ``OSError``."""
+    def open(self, settings: Settings, *, block_size: int, rank: int, on_drop: Callable[[], None]) -> EventPublisher:
+        """Open the sockets of one rank of a worker. Raises ``OSError``."""
 
 
 class Worker:
-    """A simulated worker, scripted where ``profile`` is None. Raises ``OSError`` when an address cannot be had."""
+    """A simulated worker, scripted where ``profile`` is None. Raises ``OSError`` when an address cannot be had.
+
+    ``devices`` makes the GPU of each of its ranks.
+    """
 
     def __init__(
-        self, *, settings: Settings, profile: Profile | None, device: Device, publishers: EventPublishers | None
+        self,
+        *,
+        settings: Settings,
+        profile: Profile | None,
+        devices: Callable[[], Device],
+        publishers: EventPublishers | None,
     ) -> None:
         self._settings = settings
         self._profile = profile
-        self._device = device
+        self._devices = devices
         self._listener = Listener(host=settings.host, port=settings.port, keep_alive_secs=settings.keep_alive_secs)
         self.address = f"{settings.host}:{self._listener.port}"
         self.name = settings.name or self.address
@@ -66,7 +76,7 @@ class Worker:
         await self._listener.close()
         self._engine.close()
 
-    def _scripted(self) -> tuple[EngineMetrics, Engine]:
+    def _scripted(self) -> tuple[WorkerMetrics, Engine]:
         settings = self._settings
         metrics = EngineMetrics(
             model=settings.models[0],
@@ -74,35 +84,55 @@ class Worker:
             num_blocks=settings.num_gpu_blocks,
             prefix_caching=False,
         )
-        return metrics, ScriptedEngine(settings=settings, metrics=metrics, faults=self._faults)
+        return WorkerMetrics([metrics]), ScriptedEngine(settings=settings, metrics=metrics, faults=self._faults)
 
-    def _modelled(self, profile: Profile, publishers: EventPublishers | None) -> tuple[EngineMetrics, Engine]:
+    def _modelled(self, profile: Profile, publishers: EventPublishers | None) -> tuple[WorkerMetrics, Engine]:
         settings = self._settings
-        metrics = EngineMetrics(
-            model=settings.models[0],
-            block_size=profile.block_size,
-            num_blocks=profile.num_blocks,
-            prefix_caching=profile.enable_prefix_caching,
-        )
-        engine = ModelledEngine(
-            profile=profile,
-            device=self._device,
-            metrics=metrics,
-            faults=self._faults,
-            stream_interval_secs=settings.stream_interval_secs,
-            loras=settings.loras,
-            publisher=None
-            if publishers is None
-            else publishers.open(settings, block_size=profile.block_size, on_drop=metrics.dropped_events.inc),
-        )
-        return metrics, engine
+        ranks = range(settings.data_parallel_size)
+        metrics = [
+            EngineMetrics(
+                model=settings.models[0],
+                block_size=profile.block_size,
+                num_blocks=profile.num_blocks * len(ranks),
+                prefix_caching=profile.enable_prefix_caching,
+                rank=rank,
+            )
+            for rank in ranks
+        ]
+        lora_info = LoraInfo(max_loras=profile.max_loras) if settings.loras else None
+        if lora_info is not None:
+            # As in vLLM, it is one for all ranks.
+            metrics[0].register(lora_info)
+        frontend = Frontend(profile.frontend)
+        engines: list[Engine] = []
+        try:
+            for rank in ranks:
+                engine = ModelledEngine(
+                    profile=profile,
+                    device=self._devices(),
+                    frontend=frontend,
+                    metrics=metrics[rank],
+                    faults=self._faults,
+                    stream_interval_secs=settings.stream_interval_secs,
+                    lora_info=lora_info,
+                    publisher=None
+                    if publishers is None
+                    else publishers.open(
+                        settings, block_size=profile.block_size, rank=rank, on_drop=metrics[rank].dropped_events.inc
+                    ),
+                )
+                engines.append(engine)
+        except OSError:
+            RankedEngine(engines).close()
+            raise
+        return WorkerMetrics(metrics), RankedEngine(engines) if len(ranks) > 1 else engines[0]
 
-    def _build(self) -> Frontend:
+    def _build(self) -> HttpFrontend:
         settings, engine, replies = self._settings, self._engine, Replies(worker=self.name)
         max_model_len = settings.max_model_len
         if self._profile is not None:
             max_model_len = min(max_model_len, self._profile.num_blocks * self._profile.block_size)
-        return Frontend(
+        return HttpFrontend(
             settings=settings,
             faults=self._faults,
             ledger=self._ledger,

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 from extproc.config.fleet import WorkerSpec
 from extproc.config.load import Lists
@@ -35,11 +36,12 @@ def unite(sources: Sequence[Lists]) -> United:
     for lists in sources:
         free_workers, refused = taken.take_workers(lists.workers)
         free_models, refused_models = taken.take_models(lists.models)
-        room = MAX_WORKERS - len(workers), MAX_MODELS - len(models)
-        workers += free_workers[: room[0]]
-        models += free_models[: room[1]]
+        fitting = _fitting(free_workers, MAX_WORKERS - sum([spec.data_parallel_size for spec in workers]))
+        room = MAX_MODELS - len(models)
+        workers += free_workers[:fitting]
+        models += free_models[:room]
         conflicts.append(frozenset(refused + refused_models))
-        beyond = [_name(spec) for spec in free_workers[room[0] :]] + [spec.name for spec in free_models[room[1] :]]
+        beyond = [spec.name for spec in free_workers[fitting:]] + [spec.name for spec in free_models[room:]]
         too_many.append(frozenset(beyond))
     return United(Lists(tuple(workers), tuple(models)), tuple(conflicts), tuple(too_many))
 
@@ -65,12 +67,13 @@ class _Taken:
         """Return the workers that are still free, and the names of the others."""
         free, refused = [], []
         for spec in specs:
-            if spec.address in self._addresses or _name(spec) in self._ids:
-                refused.append(_name(spec))
+            ids = {spec.name, *spec.rank_ids}
+            if spec.address in self._addresses or not self._ids.isdisjoint(ids):
+                refused.append(spec.name)
                 continue
             free.append(spec)
             self._addresses.add(spec.address)
-            self._ids.add(_name(spec))
+            self._ids |= ids
         return free, refused
 
     def take_models(self, specs: Iterable[ModelSpec]) -> tuple[list[ModelSpec], list[str]]:
@@ -85,5 +88,7 @@ class _Taken:
         return free, refused
 
 
-def _name(spec: WorkerSpec) -> str:
-    return spec.id or spec.address
+def _fitting(specs: Sequence[WorkerSpec], room: int) -> int:
+    """Return how many of the first servers have room with all their ranks."""
+    ranks = accumulate([spec.data_parallel_size for spec in specs])
+    return sum([taken <= room for taken in ranks])

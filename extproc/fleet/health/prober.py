@@ -9,7 +9,7 @@ from extproc.config.fleet import FleetSettings
 from extproc.fleet.health.http_status import fetch_status
 from extproc.fleet.worker import WorkerKey
 from extproc.fleet.worker_http import split_address
-from extproc.fleet.worker_tasks import WorkerTasks
+from extproc.fleet.worker_tasks import Server, WorkerTasks
 from extproc.telemetry.metrics import Metrics
 
 ProbeResult = Literal["ok", "bad_status", "timeout", "unreachable"]
@@ -21,11 +21,11 @@ SUSPICION_SECS = 0.1
 
 
 class HealthProber:
-    """Probes every watched worker on a jittered interval and reports each result.
+    """Probes every watched server on a jittered interval and reports each result for all workers that it is.
 
-    One task a worker, so that a worker never has two probes in flight; ``MAX_CONCURRENT_PROBES`` bounds all of them
+    One task a server, so that a server never has two probes in flight; ``MAX_CONCURRENT_PROBES`` bounds all of them
     together. A worker's first probe starts at once. Every probe opens a connection and closes it again: that proves
-    that the worker still accepts, and never meets an idle connection that the worker (vLLM: after 5 s) is closing.
+    that the server still accepts, and never meets an idle connection that it (vLLM: after 5 s) is closing.
 
     ``on_result`` is called from the event loop. :meth:`close` ends it.
     """
@@ -53,13 +53,14 @@ class HealthProber:
         """Probe exactly these workers from here on."""
         self._tasks.watch(workers)
 
-    async def _probe_for_ever(self, key: WorkerKey) -> None:
+    async def _probe_for_ever(self, server: Server) -> None:
         failures = 0
         while True:
             async with self._permits:
-                result = await self._probe(key)
-            self._metrics.probes.labels(key.id, result).inc()
-            self._on_result(key, result == "ok")
+                result = await self._probe(server.address)
+            for key in server.workers:
+                self._metrics.probes.labels(key.id, result).inc()
+                self._on_result(key, result == "ok")
             failures = 0 if result == "ok" else failures + 1
             pause_secs = self._settings.health_interval_secs
             if 0 < failures < self._settings.unhealthy_threshold:
@@ -67,8 +68,8 @@ class HealthProber:
                 pause_secs = min(pause_secs, SUSPICION_SECS)
             await asyncio.sleep(pause_secs * self._random.uniform(1 - JITTER, 1 + JITTER))
 
-    async def _probe(self, key: WorkerKey) -> ProbeResult:
-        host, port = split_address(key.address)
+    async def _probe(self, address: str) -> ProbeResult:
+        host, port = split_address(address)
         try:
             async with asyncio.timeout(self._settings.health_timeout_secs):
                 status = await fetch_status(host=host, port=port, path=self._settings.health_path)

@@ -21,15 +21,15 @@ class LoraState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """The load of one worker, over all of its data parallel ranks.
+    """The load of one worker: of one data parallel rank, or of a whole server that is one worker.
 
-    Present state: requests ``running`` and ``waiting`` are sums over the ranks. ``kv_usage`` is the mean, from 0 to 1,
-    so that ``kv_usage * num_gpu_blocks`` blocks are in use; blocks that only cache prefixes do not count as used.
-    ``block_size`` (tokens) and ``num_gpu_blocks`` (of all ranks) are 0 when they are not known. ``lora`` is None until
-    the engine has served a request with LoRA switched on. Engines publish all this once per step, so it is up to one
-    prefill step old.
+    Present state: requests ``running`` and ``waiting`` are sums over the worker's ranks. ``kv_usage`` is the mean, from
+    0 to 1, so that ``kv_usage * num_gpu_blocks`` blocks are in use; blocks that only cache prefixes do not count as
+    used. ``block_size`` (tokens) and ``num_gpu_blocks`` (of all the worker's ranks) are 0 when they are not known.
+    ``lora`` is None until the server has served a request with LoRA switched on; it is the same for all its ranks, as
+    vLLM tells no more. Engines publish all this once per step, so it is up to one prefill step old.
 
-    Counters, since the engine started, summed over the ranks; None when the engine does not have them:
+    Counters, since the engine started, summed over the worker's ranks; None when the engine does not have them:
 
     * ``prefix_queries`` and ``prefix_hits``: prompt tokens looked up and found in the prefix cache. Old versions count
       a prompt again each time they try to find room for it.

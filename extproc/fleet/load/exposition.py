@@ -11,6 +11,8 @@ true, are taken as absent.
 import re
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from extproc.fleet.load.engine_load import EngineLoad, LoraState
 
 MAX_EXPOSITION_BYTES = 4 << 20
@@ -23,6 +25,8 @@ _WAITING = (b"num_requests_waiting",)
 _KV_USAGE = (b"kv_cache_usage_perc", b"gpu_cache_usage_perc")
 _CACHE_CONFIG = b"cache_config_info"
 _LORA = b"lora_requests_info"
+_OF_SERVERS = frozenset({_CACHE_CONFIG, _LORA})
+"""What a server with ranks may tell of all of them together; of anything else its sum says nothing of a rank."""
 _PROMPT_TOKENS = (b"prompt_tokens_by_source_total", b"prompt_tokens_by_source")
 
 _COUNTERS: dict[str, tuple[bytes, ...]] = {
@@ -70,16 +74,54 @@ class ExpositionError(ValueError):
     """The text is not metrics of vLLM, or too large."""
 
 
-def read_engine_load(text: bytes) -> EngineLoad:
-    """Return the load that a page of metrics tells of.
+class Exposition:
+    """A page of metrics, read once for all who are told of on it.
 
-    Raises :class:`ExpositionError`, and nothing else, when it is larger than ``MAX_EXPOSITION_BYTES``, has more than
-    ``MAX_SERIES`` wanted lines or one that cannot be understood, or does not tell of running requests.
+    Raises :class:`ExpositionError`, and nothing else, when it is larger than ``MAX_EXPOSITION_BYTES``, or has more than
+    ``MAX_SERIES`` wanted lines.
     """
-    lines = _wanted_lines(text)
+
+    def __init__(self, text: bytes) -> None:
+        self._lines = _wanted_lines(text)
+        self._by_rank: dict[bytes, _Lines] | None = None
+
+    def load(self, *, rank: int = 0, ranks: int = 1) -> EngineLoad:
+        """Return the load of one rank of a server, or, when it has one only, of all engines on the page together.
+
+        A rank's series are those whose label ``engine`` is its number, and those of the whole server, which have no
+        such label: there are none but of the cache and of adapters. Raises :class:`ExpositionError` when a line cannot
+        be understood, or none tells of running requests.
+        """
+        if ranks == 1:
+            return _load(self._lines)
+        load = _load(self._of_rank(rank), missing=f' with engine="{rank}": has the server fewer ranks?')
+        return msgspec.structs.replace(load, num_gpu_blocks=load.num_gpu_blocks // ranks)
+
+    def _of_rank(self, rank: int) -> _Lines:
+        if self._by_rank is None:
+            self._by_rank = _split_by_rank(self._lines)
+        whole = {name: lines for name, lines in self._by_rank.get(b"", {}).items() if name in _OF_SERVERS}
+        return whole | self._by_rank.get(b"%d" % rank, {})
+
+
+def read_engine_load(text: bytes) -> EngineLoad:
+    """Return the load that a page tells of, all engines on it together; raises :class:`ExpositionError`."""
+    return Exposition(text).load()
+
+
+def _split_by_rank(lines: _Lines) -> dict[bytes, _Lines]:
+    by_rank: dict[bytes, _Lines] = {}
+    for name, rests in lines.items():
+        for rest in rests:
+            engine = _labels(_sample(rest)[0]).get(b"engine", b"")
+            by_rank.setdefault(engine, {}).setdefault(name, []).append(rest)
+    return by_rank
+
+
+def _load(lines: _Lines, *, missing: str = "") -> EngineLoad:
     running = _total(lines, _RUNNING)
     if running is None:
-        raise ExpositionError("there is no vllm:num_requests_running")
+        raise ExpositionError(f"there is no vllm:num_requests_running{missing}")
     usage = _values(lines, _KV_USAGE)
     block_size, num_gpu_blocks = _cache_config(lines.get(_CACHE_CONFIG, ()))
     return EngineLoad(
@@ -173,13 +215,19 @@ def _whole(written: bytes) -> int:
     return int(written) if written.isdigit() and len(written) <= MAX_DIGITS else 0
 
 
+def _sample(line: bytes) -> tuple[bytes, bytes]:
+    """Labels and value as they are written."""
+    found = _SAMPLE.fullmatch(line)
+    if found is None:
+        raise ExpositionError(f"not a sample: {_shown(line)}")
+    labels, value = found.groups(b"")
+    return labels, value
+
+
 def _samples(lines: Sequence[bytes]) -> Iterator[tuple[bytes, float]]:
     """Labels, as they are written, and value of every line whose value can be used."""
     for line in lines:
-        found = _SAMPLE.fullmatch(line)
-        if found is None:
-            raise ExpositionError(f"not a sample: {_shown(line)}")
-        labels, written = found.groups(b"")
+        labels, written = _sample(line)
         try:
             value = float(written)
         except ValueError:

@@ -64,6 +64,15 @@ async def admin(
         await server.close()
 
 
+RANK = {
+    "rank": 0,
+    "ranks": 1,
+    "kv_events_endpoint": "",
+    "kv_events_replay_endpoint": "",
+    "kv_events_topic": "",
+}
+
+
 async def test_the_index_names_pages_that_exist(tmp_path: Path) -> None:
     async with admin(tmp_path) as client:
         status, index = await client.get("/")
@@ -124,6 +133,7 @@ async def test_lists_the_workers(tmp_path: Path) -> None:
                 "healthy": True,
                 "in_flight": 4,
                 "lora": None,
+                **RANK,
                 "decode_tokens": 0,
             },
             {
@@ -135,6 +145,7 @@ async def test_lists_the_workers(tmp_path: Path) -> None:
                 "healthy": False,
                 "in_flight": 7,
                 "lora": None,
+                **RANK,
                 "decode_tokens": 0,
             },
         ],

@@ -5,7 +5,7 @@ import pytest
 
 from extproc.config.models import ModelSpec
 from extproc.fleet.load.engine_load import EngineLoad
-from extproc.observer.engine_rows import LOOKS_AT_OTHERS, EngineRows
+from extproc.observer.engine_rows import LOOKS_AT_OTHERS, EngineRows, NoEvents
 from extproc.shm.layout import Quantity
 from extproc.shm.worker_table import Engine, Outcome
 from tests.support.fleets import Shared, prompt, worker

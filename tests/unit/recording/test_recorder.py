@@ -35,7 +35,8 @@ class Bench:
         self.order = RecordingOrder(self.shared.segment)
         self.begun: list[int] = []
         self.ended: list[str] = []
-        self.accounts = self.shared.accounts(worker_at={ONE.address: ONE, TWO.address: TWO}.get)
+        known = {ONE.address: ONE, TWO.address: TWO}
+        self.accounts = self.shared.accounts(worker_at=lambda address, _rank: known.get(address))
         self.recorder = Recorder(
             order=self.order,
             table=self.shared.table,

@@ -36,7 +36,7 @@ class Bench:
     def __init__(self) -> None:
         self.shared = Shared()
         self.known: dict[str, Worker] = {worker.address: worker for worker in (ONE, TWO, THREE)}
-        self.accounts: Accounts = self.shared.accounts(worker_at=self.known.get)
+        self.accounts: Accounts = self.shared.accounts(worker_at=lambda address, _rank: self.known.get(address))
 
     def start(self, request: RoutingRequest | None = None, *chosen: Worker) -> Flight:
         choice = Choice(chosen or (ONE, TWO), Reason.RANDOM)
