@@ -51,14 +51,31 @@ def block_hashes(ids: Ids, *, block_size: int, before: int, first_block: int = 0
     ``ids`` starts with block ``first_block`` of the prompt, and ``before`` is the hash of the block before that one:
     the root, when there is none. ``block_size`` is 1 to 1,024 tokens.
     """
-    count = len(ids) // block_size
-    blocks = ids[: count * block_size].reshape(count, block_size).astype(np.uint64)
-    hashes: Hashes = blocks.dot(_COEFFICIENTS[:block_size])
-    hashes += _steps(first_block, count)
+    hashes = block_sums(ids, block_size=block_size)
+    hashes += _steps(first_block, len(hashes))
     _mix(hashes)
     np.add.accumulate(hashes, out=hashes)
     hashes += np.uint64(before)
     return hashes
+
+
+def block_sums(ids: Ids, *, block_size: int) -> Hashes:
+    """Return what the tokens of every whole block come to, wherever in a prompt it stands: the sum in its hash."""
+    count = len(ids) // block_size
+    blocks = ids[: count * block_size].reshape(count, block_size).astype(np.uint64)
+    sums: Hashes = blocks.dot(_COEFFICIENTS[:block_size])
+    return sums
+
+
+def block_steps(sums: Hashes, places: Hashes) -> Hashes:
+    """Return what each block adds to the hash of the block before it.
+
+    ``sums`` are those of the blocks, and ``places`` say which block of its prompt each is, from 0.
+    """
+    steps: Hashes = places * _POSITION_STEP
+    steps += sums
+    _mix(steps)
+    return steps
 
 
 def _steps(first: int, count: int) -> Hashes:

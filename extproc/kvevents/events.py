@@ -7,8 +7,11 @@ import msgspec
 EngineHash = int | bytes
 """An engine's own name of a block: whole number or digest, by its version and settings. Only ever compared."""
 
+FULL_ATTENTION = frozenset({"full_attention", "mla_attention", "sink_full_attention"})
+"""The kinds of caches whose blocks keep all of a prompt, as vLLM calls them."""
 
-class BlockStored(msgspec.Struct, frozen=True):
+
+class BlockStored(msgspec.Struct, frozen=True, gc=False):
     """Blocks that follow each other are in the cache.
 
     ``token_ids`` are those of all ``block_hashes``, ``block_size`` each; none where the blocks were named before and
@@ -28,7 +31,7 @@ class BlockStored(msgspec.Struct, frozen=True):
     kind: str | None = None
 
 
-class BlockRemoved(msgspec.Struct, frozen=True):
+class BlockRemoved(msgspec.Struct, frozen=True, gc=False):
     """One copy of each of these blocks is gone."""
 
     block_hashes: Sequence[EngineHash]
@@ -36,14 +39,14 @@ class BlockRemoved(msgspec.Struct, frozen=True):
     group: int | None = None
 
 
-class AllBlocksCleared(msgspec.Struct, frozen=True):
+class AllBlocksCleared(msgspec.Struct, frozen=True, gc=False):
     """The cache is empty."""
 
 
 Event = BlockStored | BlockRemoved | AllBlocksCleared
 
 
-class EventBatch(msgspec.Struct, frozen=True):
+class EventBatch(msgspec.Struct, frozen=True, gc=False):
     """What happened in one step of the engine, in order; ``time`` is its clock, in seconds since 1970.
 
     ``unknown`` events were of a type that is not known here.

@@ -1,11 +1,13 @@
 """Block hashes: a hash names everything up to the end of its block, and nothing after it."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extproc.index.block_hash import Ids, block_hashes, root_hash
+from extproc.index.block_hash import Ids, block_hashes, block_steps, block_sums, root_hash
 
 ids_lists = st.lists(st.integers(0, 2**32 - 1), max_size=200)
 
@@ -84,3 +86,11 @@ def test_prompts_with_different_roots_share_no_block() -> None:
     numbers = np.arange(320, dtype=np.uint32)
     one, other = (block_hashes(numbers, block_size=16, before=root_hash(model=name)) for name in ("a", "b"))
     assert not set(one.tolist()) & set(other.tolist())
+
+
+@given(ids_lists, st.integers(1, 40), st.integers(0, 2**64 - 1))
+def test_sums_and_steps_of_blocks_make_the_same_chain(values: list[int], block_size: int, root: int) -> None:
+    sums = block_sums(ids(values), block_size=block_size)
+    steps = block_steps(sums, np.arange(len(sums), dtype=np.uint64))
+    chain = [total % 2**64 for total in itertools.accumulate(steps.tolist(), initial=root)][1:]
+    assert chain == block_hashes(ids(values), block_size=block_size, before=root).tolist()
