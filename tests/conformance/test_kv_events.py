@@ -1,11 +1,9 @@
 """What a real vLLM announced of its cache, read by us, against what it was asked and what it reported meanwhile."""
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -16,67 +14,44 @@ from extproc.index.block_hash import block_hashes, root_hash
 from extproc.kvevents.decode import decode_batch
 from extproc.kvevents.engine_blocks import EngineBlocks
 from extproc.kvevents.events import AllBlocksCleared, BlockRemoved, BlockStored, EngineHash, Event
+from tests.support.event_recordings import KINDS, RESET, Asked, EventRecording, event_recording
 
-RECORDINGS = Path(__file__).parent / "kv_events"
 CLOCK = 100.0
 
 Blocks = set[int]
-
-
-class Asked(NamedTuple):
-    """One request, or a reset of the cache, and the events that it brought about."""
-
-    name: str
-    events: Sequence[Event]
-    prompt: Sequence[int] = ()
-    answer: Sequence[int] = ()
-    cached_tokens: int = 0
-    lora: str = ""
-    cache_salt: str = ""
-
-
-class Recording(NamedTuple):
-    """One life of an engine, whose events are those of the requests in turn."""
-
-    block_size: int
-    usable_blocks: int
-    payloads: Sequence[bytes]
-    asked: Sequence[Asked]
-
-    def own_hashes(self, asked: Asked) -> list[int]:
-        """Our hashes of all blocks that a request fills; the last token of an answer is never computed on."""
-        ids = np.array([*asked.prompt, *asked.answer][:-1], np.uint32)
-        return [
-            int(one) for one in block_hashes(ids, block_size=self.block_size, before=root(asked.lora, asked.cache_salt))
-        ]
-
-    def cached(self, asked: Asked, held: Blocks) -> int:
-        """How many tokens of the prompt an engine with these blocks reads from its cache."""
-        most = (len(asked.prompt) - 1) // self.block_size
-        found = itertools.takewhile(held.__contains__, self.own_hashes(asked)[:most])
-        return len(list(found)) * self.block_size
 
 
 def root(lora: str, cache_salt: str) -> int:
     return root_hash(model="tiny", lora=lora, cache_salt=cache_salt)
 
 
-@pytest.fixture(params=["integers", "bytes"])
-def recording(request: pytest.FixtureRequest) -> Recording:
-    payloads = msgspec.msgpack.decode((RECORDINGS / f"{request.param}.bin").read_bytes(), type=list[bytes])
-    written = json.loads((RECORDINGS / f"{request.param}.json").read_text())
-    ends = [one["batches_before"] for one in written["requests"][1:]] + [len(payloads)]
-    asked = []
-    for one, end in zip(written["requests"], ends, strict=True):
-        batches = payloads[one.pop("batches_before") : end]
-        asked.append(Asked(events=[event for batch in batches for event in decode_batch(batch).events], **one))
-    return Recording(written["block_size"], written["usable_blocks"], payloads, asked)
+def own_hashes(asked: Asked, block_size: int) -> list[int]:
+    """Our hashes of all blocks that a request fills; the last token of an answer is never computed on."""
+    ids = np.array(asked.tokens[:-1], np.uint32)
+    before = root(asked.lora, asked.cache_salt)
+    return [int(one) for one in block_hashes(ids, block_size=block_size, before=before)]
+
+
+def cached_tokens(asked: Asked, held: Blocks, block_size: int) -> int:
+    """How many tokens of the prompt an engine with these blocks reads from its cache."""
+    most = (len(asked.prompt) - 1) // block_size
+    found = itertools.takewhile(held.__contains__, own_hashes(asked, block_size)[:most])
+    return len(list(found)) * block_size
+
+
+def events_of(asked: Asked) -> list[Event]:
+    return [event for payload in asked.payloads for event in decode_batch(payload).events]
+
+
+@pytest.fixture(params=KINDS)
+def recording(request: pytest.FixtureRequest) -> EventRecording:
+    return event_recording(request.param)
 
 
 class Followed:
     """The blocks of the engine as we follow them."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: EventRecording) -> None:
         self.held: Blocks = set()
         self._blocks = EngineBlocks(root=root, block_size=recording.block_size, settings=KvEventsSettings())
 
@@ -117,7 +92,7 @@ def comparable(event: Event) -> dict[str, object]:
     return {name: list(value) if isinstance(value, Sequence | np.ndarray) else value for name, value in fields.items()}
 
 
-def test_every_batch_is_read_as_it_was_written(recording: Recording) -> None:
+def test_every_batch_is_read_as_it_was_written(recording: EventRecording) -> None:
     kinds = Counter[str]()
     for payload in recording.payloads:
         batch = decode_batch(payload)
@@ -141,21 +116,23 @@ def stored(events: Sequence[Event]) -> Iterator[tuple[EngineHash, EngineHash | N
                 before = name
 
 
-def test_every_block_that_a_request_fills_and_does_not_find_is_announced_with_its_tokens(recording: Recording) -> None:
+def test_every_block_that_a_request_fills_and_does_not_find_is_announced(
+    recording: EventRecording,
+) -> None:
     size, places = recording.block_size, dict[EngineHash, int]()
     for asked in recording.asked:
-        tokens = [*asked.prompt, *asked.answer]
+        tokens = asked.tokens
         announced = []
-        for name, before, block in stored(asked.events):
+        for name, before, block in stored(events_of(asked)):
             place = places[name] = 0 if before is None else places[before] + 1
             assert block == tokens[place * size : (place + 1) * size], asked.name
             announced.append(place)
-        assert announced == list(range(asked.cached_tokens // size, len(recording.own_hashes(asked)))), asked.name
+        assert announced == list(range(asked.cached_tokens // size, len(own_hashes(asked, size)))), asked.name
 
 
-def test_events_name_the_adapter_and_the_salt_of_the_request(recording: Recording) -> None:
+def test_events_name_the_adapter_and_the_salt_of_the_request(recording: EventRecording) -> None:
     for asked in recording.asked:
-        for event in asked.events:
+        for event in events_of(asked):
             if isinstance(event, BlockStored):
                 assert (event.lora_name or "") == asked.lora
                 adapter = [asked.lora] if asked.lora else []
@@ -164,26 +141,26 @@ def test_events_name_the_adapter_and_the_salt_of_the_request(recording: Recordin
                 assert event.extra_keys == expected
 
 
-def test_what_the_engine_reports_as_cached_is_what_its_events_told_before(recording: Recording) -> None:
+def test_what_the_engine_reports_as_cached_is_what_its_events_told_before(recording: EventRecording) -> None:
     followed = Followed(recording)
     for number, asked in enumerate(recording.asked):
-        if asked.name == "reset":
+        if asked.name == RESET:
             # The engine says so with its next step only.
-            assert recording.asked[number + 1].events[0] == AllBlocksCleared()
+            assert events_of(recording.asked[number + 1])[0] == AllBlocksCleared()
             followed.apply([AllBlocksCleared()])
             continue
-        assert recording.cached(asked, followed.held) == asked.cached_tokens, asked.name
-        followed.apply(asked.events)
+        assert cached_tokens(asked, followed.held, recording.block_size) == asked.cached_tokens, asked.name
+        followed.apply(events_of(asked))
 
 
-def test_the_blocks_followed_are_those_with_copies_left_after_every_request(recording: Recording) -> None:
+def test_the_blocks_followed_are_those_with_copies_left_after_every_request(recording: EventRecording) -> None:
     """What a block is comes from the request that filled it here, and not from the tokens of events."""
     followed = Followed(recording)
     own, places, copies = dict[EngineHash, int](), dict[EngineHash, int](), Counter[EngineHash]()
     most_copies = 0
     for asked in recording.asked:
-        hashes = recording.own_hashes(asked)
-        for event in asked.events:
+        hashes = own_hashes(asked, recording.block_size)
+        for event in events_of(asked):
             if isinstance(event, AllBlocksCleared):
                 copies.clear()
             elif isinstance(event, BlockRemoved):
@@ -195,7 +172,7 @@ def test_the_blocks_followed_are_those_with_copies_left_after_every_request(reco
         most_copies = max(most_copies, *copies.values(), 0)
         assert min(copies.values(), default=0) >= 0
         assert copies.total() <= recording.usable_blocks
-        followed.apply(asked.events)
+        followed.apply(events_of(asked))
         assert followed.held == {own[name] for name, count in copies.items() if count}, asked.name
     assert most_copies > 1
     assert followed.held
