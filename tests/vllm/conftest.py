@@ -7,22 +7,18 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from tests.support.envoy import free_ports
 from tests.vllm.event_reader import EventReader
-from tests.vllm.gateway import ADAPTER, BLOCK_TOKENS, Gateway, gateway
-from tests.vllm.servers import VllmServer, vllm_executable
+from tests.vllm.gateway import Gateway, gateway
+from tests.vllm.servers import Tiny, VllmServer, vllm_executable
 from workers.vllm.tiny_lora import shape_of, write_adapter
 from workers.vllm.tiny_model import Shape, write_model
 
 HERE = Path(__file__).parent
-MAX_MODEL_LEN = 8192
-# Room for one request of the greatest length and some conversations more, so that those are driven out.
-BLOCKS = 400
 TIMEOUT_SECS = 600
 
 
@@ -39,21 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.timeout(TIMEOUT_SECS))
-
-
-class Tiny(NamedTuple):
-    """The model that is served, and an adapter for it."""
-
-    model: Path
-    adapter: Path
-
-    @property
-    def flags(self) -> list[str]:
-        """For the launcher."""
-        return [
-            *("--lora", f"{ADAPTER}={self.adapter}", "--max-model-len", str(MAX_MODEL_LEN)),
-            *("--block-tokens", str(BLOCK_TOKENS), "--blocks", str(BLOCKS)),
-        ]
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,9 @@ from extproc.shm.worker_table import Trust
 from tests.support.deployment import data_plane
 from tests.support.service import Service
 from tests.support.waiting import until
+from tests.vllm.servers import ADAPTER, BLOCK_TOKENS
 
 MODEL = "tiny"
-ADAPTER = "ad1"
-BLOCK_TOKENS = 32
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 ANSWER_SECS = 120.0

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tests.support.processes import environment, wait_until
 from workers.vllm.install import DEFAULT_DIRECTORY
@@ -20,12 +20,32 @@ START_SECS = 300.0
 STOP_SECS = 30.0
 ANSWER_SECS = 120.0
 LOG_TAIL_LINES = 40
+ADAPTER = "ad1"
+BLOCK_TOKENS = 32
+MAX_MODEL_LEN = 8192
+# Room for one request of the greatest length and some conversations more, so that those are driven out.
+BLOCKS = 400
 EXECUTABLE_VARIABLE = "VLLM_EXECUTABLE"
 
 
 def vllm_executable() -> Path:
     """The `vllm` that `make test-vllm` installs, or the one that the environment names."""
     return Path(os.environ.get(EXECUTABLE_VARIABLE) or DEFAULT_DIRECTORY / "bin" / "vllm")
+
+
+class Tiny(NamedTuple):
+    """The model that is served, and an adapter for it."""
+
+    model: Path
+    adapter: Path
+
+    @property
+    def flags(self) -> list[str]:
+        """For the launcher."""
+        return [
+            *("--lora", f"{ADAPTER}={self.adapter}", "--max-model-len", str(MAX_MODEL_LEN)),
+            *("--block-tokens", str(BLOCK_TOKENS), "--blocks", str(BLOCKS)),
+        ]
 
 
 class VllmServer:

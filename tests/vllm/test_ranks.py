@@ -8,10 +8,9 @@ import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.envoy import free_ports
-from tests.vllm.conftest import Tiny
+from tests.vllm.conversations import ENOUGH, Conversations, Outcome
 from tests.vllm.gateway import Gateway, gateway, more_samples, samples, trusted
-from tests.vllm.servers import VllmServer
-from tests.vllm.test_caches import ENOUGH, Conversations, agreeing
+from tests.vllm.servers import Tiny, VllmServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -70,11 +69,9 @@ async def test_conversations_stay_on_the_rank_that_holds_them(stage: Stage) -> N
     answers = await Conversations(seed=4).play(stage.gate, requests=100)
 
     assert {answer.worker for answer in answers} == set(RANK_IDS)
-    assert agreeing(answers) >= ENOUGH
+    Outcome.of(answers).check()
     results = await more_samples(stage.gate.service, before, count=len(answers))
     assert results["equal"] >= ENOUGH * len(answers), results
-    cached, asked = (sum(values) for values in zip(*((a.cached_tokens, a.prompt_tokens) for a in answers), strict=True))
-    assert cached > asked / 3, "a prediction of nothing would be as good"
     served = finished(stage.server)
     assert set(served) == {"0", "1"}
     assert min(served.values()) > 10

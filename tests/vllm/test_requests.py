@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.waiting import until
 from tests.vllm.event_reader import EventReader, stored_blocks
-from tests.vllm.gateway import BLOCK_TOKENS, CHAT, COMPLETIONS, Gateway
+from tests.vllm.gateway import CHAT, COMPLETIONS, Gateway
+from tests.vllm.servers import BLOCK_TOKENS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
