@@ -43,6 +43,7 @@ class RequestBody(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: msgspec.Raw = NULL
     max_completion_tokens: msgspec.Raw = NULL
     max_output_tokens: msgspec.Raw = NULL
+    vllm_xargs: msgspec.Raw = NULL
 
     # A family that vLLM lets shorten its prompts, or bring a template, has fields of these names instead.
     @property

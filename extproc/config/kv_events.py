@@ -47,8 +47,9 @@ class KvEventsSettings:
         high=86_400,
     )
     max_blocks: int = setting(
-        1_000_000,
-        "Blocks of one engine that are remembered, those included that are gone and may still be somebody's parent.",
+        200_000,
+        "Blocks of one engine that are remembered, those included that are gone and may still be somebody's parent. "
+        "About 300 bytes each, in the observer.",
         unit="blocks",
         low=1024,
         high=1 << 30,

@@ -41,8 +41,8 @@ class RoutingSettings:
         "headers phase.",
     )
     prefix_index_bytes: int = setting(
-        64 << 20,
-        "Shared memory of the prefix index: which worker holds which prefix. 20 bytes a block and 64 workers; what was "
+        128 << 20,
+        "Shared memory of the prefix index: which worker holds which prefix. 36 bytes a block and 64 workers; what was "
         "recorded longest ago is given up first.",
         unit="bytes",
         low=1 << 16,

@@ -78,7 +78,7 @@ def _forwarded(envoy: EnvoySettings) -> ListStringMatcher:
     """
     patterns = [StringMatcher(exact=name) for name in (":method", ":path")]
     if envoy.response_headers:
-        patterns += [StringMatcher(exact=name) for name in (":status", "content-type")]
+        patterns += [StringMatcher(exact=name) for name in (":status", "content-type", "content-encoding")]
     for name in envoy.forwarded_headers:
         if name.endswith("*"):
             patterns.append(StringMatcher(prefix=name.removesuffix("*")))

@@ -16,6 +16,7 @@ from extproc.fleet.loads import CacheRoom, Load
 from extproc.fleet.worker import Worker
 from extproc.index.block_hash import Hashes
 from extproc.index.sticky_map import Sticky
+from extproc.tokens.prompt_tokens import PromptTokens
 
 Floats = npt.NDArray[np.float64]
 N = TypeVar("N", float, Floats)
@@ -234,6 +235,20 @@ def picked(candidates: Candidates, positions: Sequence[int]) -> tuple[Worker, ..
     """Return the candidates at some positions, in that order."""
     workers = candidates.workers
     return tuple([workers[position] for position in positions])
+
+
+def most_cached_tokens(prompt: PromptTokens) -> int:
+    """Return how many tokens of a prompt an engine can find in its cache.
+
+    These are whole blocks, and not the last token: the engine has to compute it, and with it its block, to go on.
+    """
+    return max(len(prompt.ids) - 1, 0) // prompt.block_size * prompt.block_size
+
+
+def cached_tokens(prompt: PromptTokens, blocks: Floats) -> Floats:
+    """Return how many tokens of a prompt are cached where so many of its ``blocks`` are held."""
+    cached: Floats = np.minimum(blocks * prompt.block_size, most_cached_tokens(prompt))
+    return cached
 
 
 def prompt_tokens_of(request: RoutingRequest) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates
-from extproc.policies.base import Choice, Floats, Needs, PolicyContext, Ranking, Reason, picked
+from extproc.policies.base import Choice, Floats, Needs, PolicyContext, Ranking, Reason, cached_tokens, picked
 
 PRICE_OF_WORK = 1.2
 """What computing counts, against waiting for as long: it takes the GPU's time and room in its cache. So a burst of
@@ -47,7 +47,7 @@ class CacheAware:
         if prompt is None or not len(prompt.block_hashes):
             return self._ranking.choice(candidates, wait, Reason.LEAST_LOAD, matched_tokens=0)
         blocks = self._prefixes.match(prompt.block_hashes, candidates.slots)
-        matched = blocks * prompt.block_size
+        matched = cached_tokens(prompt, blocks)
         if float(blocks.max()) * prompt.block_size <= self._parameters.cache_threshold * len(prompt.ids):
             order, reason = self._ranking.lowest(wait), Reason.NO_MATCH
         else:

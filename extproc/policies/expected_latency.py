@@ -22,7 +22,17 @@ import numpy as np
 
 from extproc.api.request import RoutingRequest
 from extproc.fleet.candidates import Candidates
-from extproc.policies.base import Choice, Floats, Needs, PolicyContext, Ranking, Reason, picked, prompt_tokens_of
+from extproc.policies.base import (
+    Choice,
+    Floats,
+    Needs,
+    PolicyContext,
+    Ranking,
+    Reason,
+    cached_tokens,
+    picked,
+    prompt_tokens_of,
+)
 
 
 class ExpectedLatency:
@@ -60,7 +70,7 @@ class ExpectedLatency:
         if not request.prompts:
             return np.zeros(len(candidates))
         prompt = request.prompts[0]
-        return self._prefixes.match(prompt.block_hashes, candidates.slots) * prompt.block_size
+        return cached_tokens(prompt, self._prefixes.match(prompt.block_hashes, candidates.slots))
 
     def _displaced_tokens(self, request: RoutingRequest, candidates: Candidates, new: Floats) -> Floats:
         """Return how many of our tokens find no room that is free; none where the room is not known."""

@@ -64,7 +64,9 @@ class Deciding:
             memory=segment.part(Part.PREFIX_INDEX),
             clock=monotonic,
             half_life_secs=routing.prefix_half_life_secs,
+            half_lives=table.engines[:, Engine.HALF_LIFE_SECS],
             cached_since=table.engines[:, Engine.CACHED_SINCE],
+            lower_tier_weight=settings.kv_events.lower_tier_weight,
         )
         self.breakers = Breakers(
             table=table,
@@ -93,6 +95,7 @@ class Deciding:
             worker_at=fleet.at,
             clock=monotonic,
             assumed_answer_tokens=routing.assumed_answer_tokens,
+            speculative_secs=settings.kv_events.speculative_secs,
         )
         self.admission = Admission(
             settings=settings.admission,
@@ -115,6 +118,7 @@ class Deciding:
             always_tokenize=settings.tokens.when == "always",
             single_endpoint=routing.destination == "single",
             recorder=self.recorder,
+            guards_cache_events=settings.kv_events.mode != "off",
         )
 
     def look_after(self, routers: Sequence[ProcessRow]) -> None:

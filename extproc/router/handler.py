@@ -17,6 +17,7 @@ from extproc.config.policies import RoutingSettings
 from extproc.config.server import ServerSettings
 from extproc.errors import DecisionTimeout, Draining, InternalFault, Overloaded, PolicyFailed, Refusal
 from extproc.pb.ext_proc_pb2 import ProcessingRequest
+from extproc.router.calibration import Calibration, Sample
 from extproc.routing.decision import Decision
 from extproc.server.base import Responder
 from extproc.stream.exchange import Answer, Exchange, Phase
@@ -50,7 +51,8 @@ class ProcessService:
     """Makes the handlers of one router process and holds what they share.
 
     ``active`` streams are open now, of all that were ever ``opened``. ``queue_wait_secs`` returns how long a
-    request may wait to be admitted at present, besides the time for its decision.
+    request may wait to be admitted at present, besides the time for its decision. Without a ``calibration`` no answer
+    is read.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ProcessService:
         routing: RoutingSettings,
         metrics: Metrics,
         queue_wait_secs: Callable[[], float] = lambda: 0.0,
+        calibration: Calibration | None = None,
     ) -> None:
         self.decider = decider
         self.metrics = metrics
@@ -70,6 +73,7 @@ class ProcessService:
         self.held_bytes = 0
         self.decision_timeout_secs = server.decision_timeout_secs
         self.queue_wait_secs = queue_wait_secs
+        self.calibration = calibration
         self.fail_open = routing.on_error == "open"
         self.shows_decision = routing.decision_header
         self.streams_last = server.streams_last
@@ -149,7 +153,7 @@ class ProcessHandler:
 
     __slots__ = (
         "_decided_at", "_decision", "_draining", "_exchange", "_fault", "_half_closed", "_held", "_malformed",
-        "_pending", "_responder", "_service", "_started", "_watchdog",
+        "_pending", "_responder", "_sample", "_service", "_started", "_watchdog",
     )  # fmt: skip
 
     def __init__(self, service: ProcessService, responder: Responder) -> None:
@@ -157,6 +161,7 @@ class ProcessHandler:
         self._responder = responder
         self._exchange = Exchange(needs_body=service.decider.needs_body, max_body_bytes=service.max_body_bytes)
         self._decision: Decision | None = None
+        self._sample: Sample | None = None
         self._pending: asyncio.Future[Decision] | None = None
         self._watchdog: asyncio.TimerHandle | None = None
         self._half_closed = False
@@ -192,6 +197,8 @@ class ProcessHandler:
     def _take_answer(self, answer: Answer) -> None:
         """Learn from the response headers, once."""
         self._exchange.answer = None
+        if self._sample is not None:
+            self._sample.answered(answer)
         if self._decision is not None:
             self._service.metrics.first_byte_seconds.observe(perf_counter() - self._decided_at)
             self._decision.answered(status=answer.status, served=answer.served, streamed=answer.streamed)
@@ -238,6 +245,10 @@ class ProcessHandler:
             self._decision.release(early=not (self._service.streams_last or self._exchange.ends_with_answer))
             self._decision = None
         service = self._service
+        if self._sample is not None:
+            tail = self._exchange.usage
+            self._sample.end(None if tail is None else tail.read())
+            self._sample = None
         if self._malformed:
             service.count_error_end()
         elif self._half_closed or self._exchange.phase in _ANSWERED:
@@ -318,6 +329,9 @@ class ProcessHandler:
         text = None
         if service.shows_decision:
             text = explain(decision, self._exchange.request.prompts)
+        if service.calibration is not None:
+            self._sample = service.calibration.draw(decision, self._exchange.request.prompts)
+            self._exchange.usage_wanted = self._sample is not None
         self._send(self._exchange.routed(decision.endpoints, text, attempt_secs=decision.attempt_secs))
         service.count_decision(decision)
 

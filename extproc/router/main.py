@@ -10,11 +10,13 @@ import uvloop
 
 from extproc.config.endpoints import router_address
 from extproc.errors import StartupError
+from extproc.fleet.precision import Precisions
 from extproc.fleet.view import FleetView
 from extproc.models.follower import ModelFollower
 from extproc.models.reader import PromptReader
 from extproc.models.shelf import ModelShelf
 from extproc.router.accept_gate import AcceptGate
+from extproc.router.calibration import Calibration
 from extproc.router.deciding import Deciding
 from extproc.router.handler import ProcessService
 from extproc.router.recording import RecordKeeper
@@ -25,6 +27,7 @@ from extproc.shm.fleet import FleetDocument
 from extproc.shm.processes import ProcessRow, ProcessState, ProcessTable, Role
 from extproc.shm.segment import Segment
 from extproc.shm.token_store import TokenStore
+from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import EXIT_CLEAN, EXIT_FAULT, ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
 from extproc.telemetry.metrics import Metrics, TokenMetrics
@@ -84,8 +87,21 @@ class Router:
             routing=settings.routing,
             metrics=self.metrics,
             queue_wait_secs=lambda: self.deciding.admission.longest_wait_secs,
+            calibration=self._calibration(segment),
         )
         self.server = self._make_server(boot)
+
+    def _calibration(self, segment: Segment) -> Calibration | None:
+        """Make what compares predictions with reports, or nothing where no answer is to be read."""
+        share = self.settings.kv_events.sample_share
+        if not share:
+            return None
+        return Calibration(
+            share=share,
+            rng=random.Random(),  # noqa: S311 - picks samples, keeps no secret
+            precisions=Precisions(WorkerTable(segment)),
+            metrics=self.metrics,
+        )
 
     def _make_server(self, boot: ChildBoot) -> Server:
         settings = self.settings.server

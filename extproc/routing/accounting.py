@@ -6,6 +6,7 @@ at the choice              one request and the tokens its answer may have are co
 as time goes by            the queue becomes shorter by itself
 at the response headers    what another worker has served moves there; workers that were tried in vain have failed
 at the end, however        everything that is left is given back, and the speed of a whole answer is learned
+a little later             what the worker's events have not confirmed of the prefix is taken back, if it has any
 =========================  =====================================================================================
 
 Nothing that is seen of an answer says when its prompt was done. vLLM sends the headers of a *streamed* answer at once,
@@ -29,7 +30,7 @@ from extproc.fleet.learning import SpeedLearner
 from extproc.fleet.prefill import PrefillQueues
 from extproc.fleet.worker import Worker
 from extproc.index.block_hash import Hashes
-from extproc.policies.base import Choice, prompt_tokens_of
+from extproc.policies.base import Choice, most_cached_tokens, prompt_tokens_of
 from extproc.shm.worker_table import Engine, LoadColumn, WorkerTable
 
 SERVER_ERROR = 500
@@ -37,6 +38,8 @@ MAX_LINGER_SECS = 120.0
 FIRST_ANSWER_SECS = 5.0
 """How long an answer is taken to be until some are seen."""
 MAX_LINGERING = 100_000
+MAX_SPECULATIVE = 100_000
+"""Requests of which it is kept for a while what they were taken to leave in a cache."""
 SETTLING_SECS = 2.0
 """What an engine says of itself may be as old as its longest step: it is not believed earlier."""
 
@@ -48,7 +51,10 @@ class PrefixRecord(Protocol):
         """Note that a worker holds these blocks; returns those that are news."""
 
     def forget(self, hashes: Hashes, slot: int) -> None:
-        """Note that a worker does not hold these blocks."""
+        """Take back that a worker was sent these blocks."""
+
+    def is_precise(self, slot: int) -> bool:
+        """Whether a worker's engine tells of every block that it holds."""
 
 
 class PromptWork(Protocol):
@@ -67,9 +73,11 @@ class Flight(msgspec.Struct, eq=False):
     ``tried`` are the workers of its list and ``worker`` is the one that it counts at. ``ahead`` are the requests that
     were there before it, and ``ahead_secs`` is how long their prompts still took. Its own, of which ``uncached_tokens``
     are to compute, should be in work from ``begins_at`` to ``done_at``. ``answered_at`` and ``status`` are 0 until
-    the response headers are seen. ``headers_first`` is whether they came before the answer, and ``streamed`` whether
-    they did and from the worker that was chosen. ``early``: the stream has ended, the answer perhaps not. ``trial`` is
-    what the breakers want to know of it when nothing becomes of it, 0 when it is no trial.
+    the response headers are seen. ``news`` are the blocks of its prompt that were new to the worker, while they may
+    have to be taken back; ``exact`` is whether the events of an engine would name them. ``headers_first`` is whether
+    the headers came before the answer, and ``streamed`` whether they did and from the worker that was chosen.
+    ``early``: the stream has ended, the answer perhaps not. ``trial`` is what the breakers want to know of it when
+    nothing becomes of it, 0 when it is no trial.
     """
 
     tried: tuple[Worker, ...]
@@ -84,6 +92,7 @@ class Flight(msgspec.Struct, eq=False):
     done_at: float = 0.0
     hashes: Hashes | None = None
     news: Hashes | None = None
+    exact: bool = False
     answered_at: float = 0.0
     status: int = 0
     streamed: bool = False
@@ -98,7 +107,8 @@ class Flight(msgspec.Struct, eq=False):
 class Accounts:
     """The accounting of one router. ``clock`` is that of the worker table.
 
-    ``worker_at`` finds the worker at an address.
+    ``worker_at`` finds the worker at an address. What an engine's events have not confirmed ``speculative_secs`` after
+    the end of a request is taken back.
     """
 
     def __init__(
@@ -112,6 +122,7 @@ class Accounts:
         worker_at: Callable[[str], Worker | None],
         clock: Callable[[], float],
         assumed_answer_tokens: int,
+        speculative_secs: float,
     ) -> None:
         self._column = column
         self._table = table
@@ -123,7 +134,9 @@ class Accounts:
         self._worker_at = worker_at
         self._clock = clock
         self._assumed_answer_tokens = assumed_answer_tokens
+        self._speculative_secs = speculative_secs
         self._lingering: deque[tuple[float, Flight]] = deque()
+        self._speculative: deque[tuple[float, Hashes, int]] = deque()
 
     def start(self, request: RoutingRequest, choice: Choice, *, record: bool) -> Flight:
         """Count a request at the first worker of a choice; ``record`` its prefix there, for policies that look."""
@@ -176,7 +189,9 @@ class Accounts:
             self._queue(flight, now)
         if failed or not streamed:
             self._unqueue(flight, now)
-        flight.hashes = flight.news = None
+        flight.hashes = None
+        if failed or not self._is_speculative(flight):
+            flight.news = None
 
     def finish(self, flight: Flight, *, early: bool = False) -> None:
         """Give back what is left; further calls do nothing. ``early``: the stream ended, the answer perhaps not."""
@@ -203,6 +218,8 @@ class Accounts:
                 self._end(flight, now)
             else:
                 self._lingering.append((due, flight))
+        while self._speculative and self._speculative[0][0] <= now:
+            self._take_back_first()
 
     def _learn(self, flight: Flight, now: float) -> None:
         self._learner.answered(
@@ -217,10 +234,11 @@ class Accounts:
     def _record(self, flight: Flight, request: RoutingRequest, choice: Choice) -> int:
         prompt = request.prompts[0]
         flight.hashes = prompt.block_hashes
+        flight.exact = prompt.exact and prompt.cache != "text"
         flight.news = self._prefixes.record(prompt.block_hashes, flight.worker.slot)
         known = (len(prompt.block_hashes) - len(flight.news)) * prompt.block_size
         cached = known if choice.matched_tokens is None else choice.matched_tokens
-        # The engine computes the last token's block again even where it holds all of them.
+        cached = min(cached, most_cached_tokens(prompt))
         flight.uncached_tokens = max(flight.uncached_tokens - cached, 1)
         return len(flight.news)
 
@@ -246,6 +264,22 @@ class Accounts:
         if flight.news is not None:
             self._prefixes.forget(flight.news, flight.worker.slot)
 
+    def _is_speculative(self, flight: Flight) -> bool:
+        """Whether an event should say that the worker holds what it was sent."""
+        return flight.exact and self._prefixes.is_precise(flight.worker.slot)
+
+    def _settle(self, flight: Flight, now: float) -> None:
+        """Take back soon what no event has confirmed of what a request was to leave in the cache."""
+        news, flight.hashes, flight.news = flight.news, None, None
+        if news is not None and len(news) and self._is_speculative(flight):
+            self._speculative.append((now + self._speculative_secs, news, flight.worker.slot))
+            if len(self._speculative) > MAX_SPECULATIVE:
+                self._take_back_first()
+
+    def _take_back_first(self) -> None:
+        _, hashes, slot = self._speculative.popleft()
+        self._prefixes.forget(hashes, slot)
+
     def _queue(self, flight: Flight, now: float) -> None:
         """Put a prompt at the end of what its worker has to compute."""
         slot = flight.worker.slot
@@ -264,7 +298,7 @@ class Accounts:
         self._column.add(flight.worker.slot, requests=-1, decode_tokens=-flight.answer_tokens)
         if not flight.answered_at:
             self._breakers.give_up(flight.worker.slot, flight.trial)
-        flight.hashes = flight.news = None
+        self._settle(flight, now)
         if flight.on_end is not None:
             flight.on_end()
 
@@ -273,7 +307,7 @@ class Accounts:
         secs = self._learner.answer_secs(slot) or FIRST_ANSWER_SECS
         if not flight.answered_at:
             secs += self._learner.first_byte_secs(slot, work_tokens=flight.work_tokens, ahead=flight.ahead)
-        flight.hashes = flight.news = None
+        flight.hashes = None
         self._lingering.append((self._clock() + min(secs, MAX_LINGER_SECS), flight))
 
     def _is_gone(self, flight: Flight) -> bool:

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Protocol
 
-from extproc.api.body import RequestBody, decode
+from extproc.api.body import RequestBody, decode, is_given
 from extproc.api.paths import decoder_for
 from extproc.api.request import RoutingRequest
+from extproc.api.vllm_xargs import refuse_report_mode
 from extproc.config.models import ModelSpec
 from extproc.errors import BodyUnavailable, InvalidRequest, ModelNotFound, NoEndpoint
 from extproc.fleet.breaker import Breakers
@@ -74,6 +75,7 @@ class Director:
 
     Prompts to configured models are tokenized when a policy needs it, or for every request with ``always_tokenize``.
     ``single_endpoint`` is for data planes that take one endpoint only. Without a ``recorder`` nothing can be recorded.
+    ``guards_cache_events``: no request may change what engines report of their caches.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Director:
         always_tokenize: bool = False,
         single_endpoint: bool = False,
         recorder: RequestRecorder | None = None,
+        guards_cache_events: bool = False,
     ) -> None:
         self._fleet = fleet
         self._prompts = prompts
@@ -104,6 +107,7 @@ class Director:
         self._always_tokenize = always_tokenize
         self._single_endpoint = single_endpoint
         self._recorder = recorder
+        self._guards_cache_events = guards_cache_events
         self._known_models: tuple[ModelSpec, ...] | None = None
         self._reads_bodies = False
         self._records = False
@@ -236,6 +240,8 @@ class Director:
                 raise
             self._go_without_body("body_truncated")
             return None
+        if self._guards_cache_events and is_given(body.vllm_xargs):
+            refuse_report_mode(body.vllm_xargs)
         return body.model
 
     def _go_without_body(self, reason: str) -> None:

@@ -124,6 +124,11 @@ class Outcome(IntEnum):
     """Work tokens for each prompt token to compute, on the mean of what was sent there; 0: not known, taken for 1."""
     BUSY_UNTIL = 9
     """Until when it is expected to compute prompts that were sent to it; past or 0: it has none."""
+    PRECISION = 10
+    """How well predictions of cached tokens agree with what it reports, on the mean; 0: not known. The observer may
+    set it and the number of samples back to 0."""
+    PRECISION_SAMPLES = 11
+    """Answers compared for it."""
 
 
 class LoadColumn:

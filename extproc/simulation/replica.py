@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from extproc.api.request import RoutingRequest
 from extproc.config.fleet import FleetSettings
+from extproc.config.kv_events import KvEventsSettings
 from extproc.config.policies import PolicyParameters, RoutingSettings
 from extproc.fleet.breaker import Breakers
 from extproc.fleet.candidates import Candidates
@@ -97,6 +98,7 @@ class Replica:
                 worker_at=lambda _address: None,
                 clock=clock,
                 assumed_answer_tokens=RoutingSettings().assumed_answer_tokens,
+                speculative_secs=KvEventsSettings().speculative_secs,
             )
             self.routers.append(Router(policy=make_policy(context), accounts=accounts))
         self._by_key = {worker.key: worker for worker in workers}

@@ -132,7 +132,8 @@ class Simulation:
             )
             for number in range(setting.replicas)
         ]
-        self._views = [CacheView(replica.prefixes, workers=setting.workers) for replica in self._replicas]
+        told = self._replicas if setting.event_delay_secs is not None else []
+        self._views = [CacheView(replica.prefixes, workers=setting.workers) for replica in told]
         self._routers = [router for replica in self._replicas for router in replica.routers]
         self._rng = random.Random(setting.seed)  # noqa: S311 - a simulation is to be repeated
         self._sessions = iter(load.sessions())

@@ -19,6 +19,7 @@ from extproc.pb.ext_proc_pb2 import (
     BUFFERED,
     BUFFERED_PARTIAL,
     FULL_DUPLEX_STREAMED,
+    NONE,
     STREAMED,
     HttpBody,
     HttpHeaders,
@@ -26,6 +27,7 @@ from extproc.pb.ext_proc_pb2 import (
 )
 from extproc.stream import replies
 from extproc.stream.headers import RequestHeaders
+from extproc.stream.usage_tail import UsageTail
 
 SUBSET_NAMESPACE = "envoy.lb.subset_hint"
 SUBSET_KEY = "x-gateway-destination-endpoint-subset"
@@ -58,6 +60,9 @@ class Exchange:
     ``needs_body(method, path)`` says whether a decision depends on the body. ``max_body_bytes`` is the largest body
     that is taken in, ``held_bytes`` what of it is held until the decision. ``response_passes`` says that a response
     body is on its way through us. ``answer`` is there once the response headers were seen.
+
+    With ``usage_wanted``, which its owner may set until then, the body of a good answer is looked at as it passes, or
+    asked for where the data plane would keep it to itself: ``usage`` has its end then.
     """
 
     __slots__ = (
@@ -78,6 +83,8 @@ class Exchange:
         "phase",
         "request",
         "response_passes",
+        "usage",
+        "usage_wanted",
         "wanted",
     )
 
@@ -100,6 +107,8 @@ class Exchange:
         self.body_skipped = False
         self.answer: Answer | None = None
         self.decision_text: str | None = None
+        self.usage_wanted = False
+        self.usage: UsageTail | None = None
 
     def receive(self, message: ProcessingRequest) -> list[bytes]:
         """Take one message; return the replies that can be sent at once, in order.
@@ -228,15 +237,28 @@ class Exchange:
         self.answer = _answer(message)
         self._response_ended = message.response_headers.end_of_stream
         self.response_passes = self._response_mode == FULL_DUPLEX_STREAMED and not self._response_ended
-        if self.decision_text is not None:
-            return [replies.response_headers(self.decision_text)]
+        asks = self.usage_wanted and self._begin_reading(message, self.answer)
+        if asks or self.decision_text is not None:
+            mode = NONE if self.body_skipped else self._request_mode
+            return [replies.response_headers(self.decision_text, streams_body=asks, request_mode=mode)]
         return [replies.RESPONSE_HEADERS_CONTINUE]
+
+    def _begin_reading(self, message: ProcessingRequest, answer: Answer) -> bool:
+        """Look at the answer's body if it can be read; whether the data plane has to be asked for it."""
+        asks = self._response_mode == NONE
+        # Envoy takes no override in the modes in which we withhold the reply to the headers.
+        if self._response_ended or answer.status != _OK or (asks and self._withholds) or not _is_readable(message):
+            return False
+        self.usage = UsageTail(events=answer.streamed)
+        return asks
 
     def _on_response_body(self, message: ProcessingRequest) -> list[bytes]:
         if self._response_ended:
             return []
         part: HttpBody = message.response_body
         self._response_ended = part.end_of_stream
+        if self.usage is not None:
+            self.usage.take(part.body)
         if self._response_mode == FULL_DUPLEX_STREAMED:
             self.response_passes = not part.end_of_stream
             return replies.response_chunks(part.body, end_of_stream=part.end_of_stream)
@@ -314,6 +336,8 @@ class Exchange:
 _NOTHING_KEPT = RoutingRequest(method="-", path="", headers={})
 _MAX_LENGTH_DIGITS = 20
 _STATUS_DIGITS = 3
+_OK = 200
+_MEDIA_TYPES = frozenset({"application/json", "text/event-stream"})
 _BUFFERING = frozenset({BUFFERED, BUFFERED_PARTIAL})
 
 _HANDLERS: dict[str, Callable[[Exchange, ProcessingRequest], list[bytes]]] = {
@@ -336,6 +360,13 @@ def _answer(message: ProcessingRequest) -> Answer:
         elif header.key == "content-type":
             streamed = (header.raw_value.decode("latin-1") or header.value).startswith("text/event-stream")
     return Answer(status, _served(message), streamed)
+
+
+def _is_readable(message: ProcessingRequest) -> bool:
+    """Whether an answer is JSON or server-sent events, as they are."""
+    headers = RequestHeaders(message.response_headers.headers)
+    media_type = headers.get("content-type").partition(";")[0].strip()
+    return media_type in _MEDIA_TYPES and headers.get("content-encoding", "identity") == "identity"
 
 
 def _served(message: ProcessingRequest) -> str:

@@ -12,6 +12,7 @@ from extproc.api.request import Changes
 from extproc.errors import Refusal
 from extproc.pb.ext_proc_pb2 import (
     NONE,
+    STREAMED,
     BodyResponse,
     CommonResponse,
     HeaderMutation,
@@ -93,10 +94,18 @@ def response_chunks(body: bytes, *, end_of_stream: bool) -> list[bytes]:
     return _chunks("response_body", body, end_of_stream=end_of_stream)
 
 
-def response_headers(decision: str) -> bytes:
-    """The reply to response headers that shows the decision to the client."""
-    reply = ProcessingResponse()
-    reply.response_headers.response.header_mutation.set_headers.append(_header(DECISION_HEADER, decision))
+def response_headers(decision: str | None, *, streams_body: bool = False, request_mode: int = NONE) -> bytes:
+    """The reply to response headers, with the decision for the client, or None.
+
+    ``streams_body`` asks a data plane that would keep the response body to itself to send it in chunks, and to leave
+    the request's in ``request_mode``.
+    """
+    reply = ProcessingResponse(response_headers=HeadersResponse())
+    if decision is not None:
+        reply.response_headers.response.header_mutation.set_headers.append(_header(DECISION_HEADER, decision))
+    if streams_body:
+        reply.mode_override.request_body_mode = request_mode  # type: ignore[assignment]  # as the data plane named it
+        reply.mode_override.response_body_mode = STREAMED
     return reply.SerializeToString()
 
 

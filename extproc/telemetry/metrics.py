@@ -86,7 +86,19 @@ class Metrics:
             ["policy", "result"],
             registry=None,
         )
-
+        self.cached_tokens = Counter(
+            "extproc_cached_tokens",
+            "Prompt tokens in the caches of workers, over answers that were compared: `predicted`, or `reported`.",
+            ["worker", "policy", "kind"],
+            registry=None,
+        )
+        self.cached_tokens_samples = Counter(
+            "extproc_cached_tokens_samples",
+            "Answers read to compare predicted with reported cached tokens: as many blocks (`equal`), more predicted "
+            "(`over`), fewer (`under`), none reported (`absent`), served by another worker (`moved`).",
+            ["worker", "policy", "result"],
+            registry=None,
+        )
         self.recorded_requests = Counter(
             "extproc_recorded_requests",
             "Requests of recordings: `written`, or left out because of a limit or fault.",

@@ -58,6 +58,7 @@ class Directing:
         always_tokenize: bool = False,
         single_endpoint: bool = False,
         recorder: RequestRecorder | None = None,
+        guards_cache_events: bool = False,
     ) -> None:
         self.shared = shared or Shared()
         self.metrics = Metrics()
@@ -92,6 +93,7 @@ class Directing:
             always_tokenize=always_tokenize,
             single_endpoint=single_endpoint,
             recorder=recorder,
+            guards_cache_events=guards_cache_events,
         )
 
     def policy(self, name: str) -> Policy:

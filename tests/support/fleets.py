@@ -124,6 +124,7 @@ class Shared:
             worker_at=worker_at,
             clock=self.clock,
             assumed_answer_tokens=256,
+            speculative_secs=2.0,
         )
 
     def _prefix_index(self) -> PrefixIndex:

@@ -75,10 +75,11 @@ def request_trailers() -> ProcessingRequest:
     return ProcessingRequest(request_trailers=HttpTrailers(trailers=header_map({"x-t": "1"})))
 
 
-def response_headers(mode: str | None = None, *, end_of_stream: bool = False) -> ProcessingRequest:
-    message = ProcessingRequest(
-        response_headers=HttpHeaders(headers=header_map({":status": "200"}), end_of_stream=end_of_stream)
-    )
+def response_headers(
+    mode: str | None = None, *, end_of_stream: bool = False, headers: Mapping[str, str] | None = None
+) -> ProcessingRequest:
+    fields = {":status": "200"} | dict(headers or {})
+    message = ProcessingRequest(response_headers=HttpHeaders(headers=header_map(fields), end_of_stream=end_of_stream))
     config = MODES[mode] if mode is not None else None
     if config is not None:
         message.protocol_config.CopyFrom(config)

@@ -78,5 +78,5 @@ def test_only_what_decisions_look_at_is_shown_to_the_routers() -> None:
 def test_what_answers_are_known_by_is_shown_whatever_else_is() -> None:
     config = ext_proc(Settings(envoy=EnvoySettings(forwarded_headers=())))
     assert config["forwardRules"]["allowedHeaders"]["patterns"] == [
-        {"exact": name} for name in (":method", ":path", ":status", "content-type")
+        {"exact": name} for name in (":method", ":path", ":status", "content-type", "content-encoding")
     ]

@@ -154,7 +154,7 @@ def test_a_prompt_past_the_limit_matches_by_its_first_blocks() -> None:
 def test_all_memory_is_used_and_filled_evenly() -> None:
     size = 3 << 18
     known = index(size)
-    capacity = size // 160 * 8
+    capacity = (size - 256) // 288 * 8
     assert known.state() == IndexState(capacity_blocks=capacity, blocks=0)
     for seed in range(20):
         known.record(random_prompt(capacity // 10, seed=seed), seed)
@@ -162,18 +162,18 @@ def test_all_memory_is_used_and_filled_evenly() -> None:
 
 
 def test_memory_for_less_than_a_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="159 bytes"):
-        index(159)
+    with pytest.raises(ValueError, match="543 bytes"):
+        index(256 + 287)
 
 
 def test_a_block_that_two_processes_gave_an_entry_each_counts_for_both() -> None:
-    memory = memoryview(bytearray(160))
+    memory = memoryview(bytearray(256 + 288))
     one = PrefixIndex(memory=memory, clock=Clock())
     hashes = random_prompt(1)
     one.record(hashes, 3)
     # What the other did at the same moment: its own entry for the same key.
     one._keys[5] = one._keys[0]
-    one._workers[5] = 1 << 9
+    one._claimed[5] = 1 << 9
     one._stamps[5] = one._stamps[0]
     assert depths(one, hashes, 3, 9, 5) == [1, 1, 0]
     assert len(one.record(hashes, 5)) == 1

@@ -9,7 +9,8 @@ from extproc.index.block_hash import Hashes
 from extproc.index.prefix_index import STAMPS_PER_SEC, WAYS, Ints, PrefixIndex
 from tests.support.fleets import Clock
 
-SET_BYTES = 160
+HEADER_BYTES = 256
+SET_BYTES = 288
 WRAP_SECS = 2**32 / STAMPS_PER_SEC
 
 
@@ -18,7 +19,7 @@ class Small:
 
     def __init__(self, *, sets: int = 1, now: float = 1000.0) -> None:
         self.clock = Clock(now)
-        self.memory = memoryview(bytearray(sets * SET_BYTES))
+        self.memory = memoryview(bytearray(HEADER_BYTES + sets * SET_BYTES))
         self.index = self.process()
 
     def process(self, *, ahead_secs: float = 0.0, half_life_secs: float = 0.0) -> PrefixIndex:
@@ -63,7 +64,7 @@ def test_a_prompt_just_recorded_is_found_in_full(data: st.DataObject) -> None:
     small = Small(sets=data.draw(st.integers(1, 5)))
     pool = blocks(60)
     # The set of a block follows from the upper half of its hash.
-    places = ((pool >> np.uint64(32)) * np.uint64(len(small.memory) // SET_BYTES)) >> np.uint64(32)
+    places = ((pool >> np.uint64(32)) * np.uint64((len(small.memory) - HEADER_BYTES) // SET_BYTES)) >> np.uint64(32)
     for _ in range(data.draw(st.integers(1, 12))):
         wanted = np.array(data.draw(st.lists(st.integers(0, 59), unique=True, max_size=30)), dtype=np.int64)
         prompt = pool[wanted]
@@ -195,7 +196,7 @@ def test_one_set_forgets_the_least_recently_recorded(recorded: list[int]) -> Non
 
 def test_what_a_match_has_found_is_not_trusted_once_it_was_displaced() -> None:
     """A choice records what it has matched; meanwhile another process may have given the entries to others."""
-    memory, clock = memoryview(bytearray(160)), Clock()
+    memory, clock = memoryview(bytearray(HEADER_BYTES + SET_BYTES)), Clock()
     one, other = (PrefixIndex(memory=memory, clock=clock) for _ in range(2))
     mine, theirs = blocks(4), blocks(8, seed=9)
     one.record(mine, 1)
@@ -238,7 +239,7 @@ def test_a_writer_killed_between_two_stores_costs_hints_and_gives_none_that_is_w
     small.record(old)
     killed = small.process()
     left = [stores]
-    for name in ("_keys", "_workers", "_stamps"):
+    for name in ("_keys", "_claimed", "_near", "_far", "_stamps"):
         setattr(killed, name, _Stores(getattr(killed, name), left))
     with pytest.raises(_KilledError):
         killed.record(new, 5)

@@ -21,7 +21,8 @@ from extproc.tokens.prompt_tokens import PromptTokens
 from tests.support.fleets import Shared, candidates, prompt, request_with
 
 EVERYONE = candidates(4)
-PROMPT = prompt(1600)
+PROMPT = prompt(1601)
+HELD = 1600
 BLOCKS = 100
 
 
@@ -65,7 +66,7 @@ def test_the_longest_prefix_wins() -> None:
     bench = Bench()
     bench.held({0: 40, 2: BLOCKS, 3: 70})
     choice = bench.choose()
-    assert (choice.workers[0].id, choice.reason, choice.matched_tokens) == ("w2", Reason.PREFIX_MATCH, 1600)
+    assert (choice.workers[0].id, choice.reason, choice.matched_tokens) == ("w2", Reason.PREFIX_MATCH, HELD)
     assert bench.firsts() == {"w2"}
     assert [worker.id for worker in choice.workers[1:]] == ["w3", "w0"], "then those that would be done sooner"
 
@@ -180,6 +181,14 @@ def test_a_burst_of_equal_prompts_stays_together(processes: int) -> None:
     bench = Bench(processes)
     chosen = {bench.route(process=number % processes)[0].workers[0].id for number in range(8)}
     assert len(chosen) == 1
+
+
+def test_of_a_prompt_of_whole_blocks_the_last_one_is_computed_again() -> None:
+    bench = Bench()
+    whole = prompt(320)
+    bench.held({2: 20}, whole)
+    choice = bench.choose(whole)
+    assert (choice.workers[0].id, choice.reason, choice.matched_tokens) == ("w2", Reason.PREFIX_MATCH, 304)
 
 
 def test_what_has_not_reached_its_worker_is_taken_back() -> None:

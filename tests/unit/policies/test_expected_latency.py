@@ -140,7 +140,10 @@ def test_a_burst_of_equal_prompts_does_not_scatter() -> None:
 def test_cached_tokens_are_cheap_and_not_free() -> None:
     bench = Bench()
     bench.held({0: BLOCKS})
-    assert dict(bench.choose().terms)["prefill"] == pytest.approx(TOKENS * 2.1e-6)
+    choice = bench.choose()
+    assert choice.matched_tokens == TOKENS - 16, "the last block is computed again"
+    computed = 16 / 10_000 * (1 + (TOKENS - 8) / 24_000)
+    assert dict(choice.terms)["prefill"] == pytest.approx((TOKENS - 16) * 2.1e-6 + computed)
 
 
 def test_longer_contexts_make_tokens_dearer() -> None:
@@ -228,6 +231,7 @@ def test_no_worker_is_left_idle_that_is_expected_to_answer_sooner(
         chosen = terms["wait"] + terms["prefill"] + terms["work"] + terms["stall"]
         load = bench.shared.context().loads.read(EVERYONE)
         cached = bench.shared.prefixes.match(PROMPT.block_hashes, EVERYONE.slots) * 16
+        cached = np.minimum(cached, TOKENS - 16)
         compute = (TOKENS - cached) / load.prefill_rate * (1 + (cached + TOKENS) / 2 / 24_000)
         idle = load.requests == 0
         assert not np.any(idle & (1.2 * compute + cached * 2.1e-6 < chosen - 1e-9))

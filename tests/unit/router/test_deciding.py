@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from extproc.api.request import RoutingRequest
 from extproc.config.admission import AdmissionSettings
 from extproc.config.hooks import HookSettings
+from extproc.config.kv_events import KvEventsSettings
 from extproc.config.models import ModelSpec
 from extproc.config.plugins import PluginGroup, PluginSpec
 from extproc.config.policies import RoutingSettings
 from extproc.config.recording import RecordingSettings
 from extproc.config.settings import Settings
-from extproc.errors import HookRefusal, Overloaded, PolicyFailed, StartupError
+from extproc.errors import HookRefusal, InvalidRequest, Overloaded, PolicyFailed, StartupError
 from extproc.fleet.view import FleetView
 from extproc.index.sticky_map import StickyMap, bytes_for
 from extproc.router.deciding import Deciding
@@ -92,7 +94,10 @@ class Bench:
         )
 
     def decide(self, model: str = "m", **headers: str) -> Decision:
-        payload = json.dumps({"model": model, "messages": [{"role": "user", "content": "x" * 200}]}).encode()
+        return self.send({"model": model}, headers)
+
+    def send(self, fields: Mapping[str, object], headers: Mapping[str, str]) -> Decision:
+        payload = json.dumps({"messages": [{"role": "user", "content": "x" * 200}], **fields}).encode()
         request = RoutingRequest(method="POST", path="/v1/chat/completions", headers=headers, payload=payload)
         director = self.deciding.director
         request.body_needed = director.needs_body(request.method, request.path)
@@ -114,6 +119,14 @@ class Bench:
 
 def routing(policy: str = "round_robin", **settings: Any) -> RoutingSettings:  # noqa: ANN401
     return RoutingSettings(policy=policy, max_endpoints=1, **settings)
+
+
+def test_while_cache_events_are_followed_no_request_changes_what_engines_report() -> None:
+    asked = {"model": "m", "vllm_xargs": {"kv_cache_report_mode": "full"}}
+    with pytest.raises(InvalidRequest, match="kv_cache_report_mode"):
+        Bench(routing=routing("cache_aware")).send(asked, {})
+    off = Bench(routing=routing("cache_aware"), kv_events=KvEventsSettings(mode="off"))
+    assert off.send(asked, {}).policy == "cache_aware"
 
 
 def test_a_policy_of_ours_decides() -> None:

@@ -14,6 +14,7 @@ from extproc.fleet.candidates import Candidates
 from extproc.fleet.loads import FIRST_PREFILL_RATE
 from extproc.fleet.prefill import work_tokens
 from extproc.fleet.worker import Worker
+from extproc.index.prefix_index import Tier
 from extproc.policies.base import Choice, Reason
 from extproc.routing.accounting import Accounts, Flight
 from extproc.shm.layout import Quantity
@@ -79,9 +80,9 @@ def test_only_what_the_worker_does_not_hold_has_to_be_computed() -> None:
     bench = Bench()
     bench.start()
     again = bench.start()
-    assert (again.uncached_tokens, again.ahead) == (1, 1)
+    assert (again.uncached_tokens, again.ahead) == (16, 1), "the last token is computed again, with its block"
     assert again.ahead_secs == pytest.approx(secs(1600))
-    assert bench.busy(ONE) == pytest.approx(secs(1600) + secs(1, cached=1599))
+    assert bench.busy(ONE) == pytest.approx(secs(1600) + secs(16, cached=1584))
 
 
 def test_a_token_is_more_work_in_a_longer_context() -> None:
@@ -329,3 +330,41 @@ def test_a_flight_tells_what_its_answer_was_whoever_has_served(streamed: bool) -
     bench.answered(flight, 404, TWO, streamed=streamed)
     bench.accounts.finish(flight, early=True)
     assert (flight.status, flight.headers_first, flight.early) == (404, streamed, True)
+
+
+def test_what_no_event_confirms_is_taken_back_a_while_after_the_end() -> None:
+    bench = Bench()
+    hashes = prompt(1600).block_hashes
+    bench.shared.prefixes.set_precise(ONE.slot, precise=True)
+    flight = bench.start()
+    bench.answered(flight, streamed=True)
+    bench.accounts.finish(flight)
+    bench.shared.prefixes.hold(hashes[:40], np.full(40, ONE.slot), tier=Tier.NEAR)
+    bench.shared.clock.advance(1.9)
+    bench.accounts.sweep()
+    assert bench.shared.prefixes.leading_blocks(hashes, ONE.slot) == 100
+    bench.shared.clock.advance(0.2)
+    bench.accounts.sweep()
+    assert bench.shared.prefixes.leading_blocks(hashes, ONE.slot) == 40
+
+
+def test_a_request_that_never_reaches_the_engine_leaves_nothing_there_for_good() -> None:
+    bench = Bench()
+    bench.shared.prefixes.set_precise(ONE.slot, precise=True)
+    bench.accounts.finish(bench.start())
+    bench.shared.clock.advance(2.1)
+    bench.accounts.sweep()
+    assert bench.held(ONE) == 0
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_no_event_would_name_stays_as_at_an_engine_that_does_not_tell(exact: bool) -> None:
+    bench = Bench()
+    bench.shared.prefixes.set_precise(ONE.slot, precise=exact is False)
+    seen = prompt(1600)._replace(exact=exact)
+    flight = bench.start(request_with(seen))
+    bench.answered(flight)
+    bench.accounts.finish(flight)
+    bench.shared.clock.advance(60.0)
+    bench.accounts.sweep()
+    assert bench.held(ONE) > 0

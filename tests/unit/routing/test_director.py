@@ -43,6 +43,7 @@ class Bench:
         single: bool = False,
         policy: type[RoundRobin] | None = None,
         recorder: RequestRecorder | None = None,
+        guards_cache_events: bool = False,
     ) -> None:
         self.published = Published(*workers)
         self.directing = Directing(
@@ -51,6 +52,7 @@ class Bench:
             policies={"default": policy or (ReadsBodies if reads_bodies else RoundRobin)},
             single_endpoint=single,
             recorder=recorder,
+            guards_cache_events=guards_cache_events,
         )
         self.director = self.directing.director
         self.metrics = self.directing.metrics
@@ -141,6 +143,17 @@ def test_refuses_what_cannot_be_routed(request_: RoutingRequest, refusal: type[R
         bench.decide(request_)
     assert refused.value.param == param
     assert sum(bench.directing.in_flight.values()) == 0
+
+
+def test_no_request_changes_what_engines_report_of_their_caches_while_that_is_followed() -> None:
+    asked = {"model": "tiny", "vllm_xargs": {"kv_cache_report_mode": "full"}}
+    assert Bench(worker(1, models=TINY)).decide(chat(asked)).worker.id == "w1"
+    bench = Bench(worker(1, models=TINY), guards_cache_events=True)
+    with pytest.raises(InvalidRequest) as refused:
+        bench.decide(chat(asked))
+    assert refused.value.param == "vllm_xargs.kv_cache_report_mode"
+    for others in (None, {}, {"n": 1}):
+        assert bench.decide(chat({"model": "tiny", "vllm_xargs": others})).worker.id == "w1"
 
 
 def test_a_body_that_may_be_cut_short_but_is_whole_is_read() -> None:

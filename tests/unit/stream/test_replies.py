@@ -3,6 +3,7 @@ import json
 import pytest
 
 from extproc.errors import InvalidRequest, ModelNotFound, NoEndpoint, Refusal
+from extproc.pb.ext_proc_pb2 import BUFFERED, NONE, STREAMED
 from extproc.stream import replies
 from tests.support import messages as m
 
@@ -55,6 +56,23 @@ def test_only_what_may_pass_names_a_time_to_retry_after() -> None:
 
     assert names(NoEndpoint("x")) == {"content-type", "x-extproc-reason", "retry-after"}
     assert names(InvalidRequest("x")) == {"content-type", "x-extproc-reason"}
+
+
+def test_a_body_is_asked_for_beside_whatever_else_is_said() -> None:
+    asked, both, neither = m.parse(
+        [
+            replies.response_headers(None, streams_body=True, request_mode=BUFFERED),
+            replies.response_headers("why", streams_body=True),
+            replies.response_headers("why"),
+        ]
+    )
+    assert (asked.mode_override.response_body_mode, asked.mode_override.request_body_mode) == (STREAMED, BUFFERED)
+    assert not asked.response_headers.response.header_mutation.set_headers
+    assert (both.mode_override.response_body_mode, both.mode_override.request_body_mode) == (STREAMED, NONE)
+    for reply in (both, neither):
+        (option,) = reply.response_headers.response.header_mutation.set_headers
+        assert (option.header.key, option.header.raw_value) == ("x-extproc-decision", b"why")
+    assert not neither.HasField("mode_override")
 
 
 @pytest.mark.parametrize("make", [replies.request_chunks, replies.response_chunks])
