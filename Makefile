@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The gateways that we are compared with have a place of their own: nothing of ours depends on them.
 PEERS := .venv-peers
+# So has a real vLLM: minutes and gigabytes the first time.
+VLLM := .venv-vllm
 
-.PHONY: demo test check fmt bench bench-peers proto clean
+.PHONY: demo test test-vllm check fmt bench bench-peers proto clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +21,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest $(ARGS)
+
+test-vllm: $(STAMP)
+	$(BIN)/python -m workers.vllm.install $(VLLM)
+	$(BIN)/pytest tests/vllm $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -46,4 +52,4 @@ proto: $(STAMP)
 	$(BIN)/python proto/generate.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) $(VLLM) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,7 +15,15 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from extproc.cli.demo_stack import DemoError, Stack, make_model, simulated_workers, vllm_workers
+from extproc.cli.demo_stack import (
+    SIMULATED_BLOCK_TOKENS,
+    VLLM_BLOCK_TOKENS,
+    DemoError,
+    Stack,
+    make_model,
+    simulated_workers,
+    vllm_workers,
+)
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -50,7 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
         with Stack(directory=directory, stop=stop, report=_say) as stack:
             make_model(stack, vllm=arguments.vllm)
             workers = vllm_workers(stack) if arguments.vllm else simulated_workers(stack, count=3)
-            stack.start_service(workers, routers=arguments.routers)
+            block_size = VLLM_BLOCK_TOKENS if arguments.vllm else SIMULATED_BLOCK_TOKENS
+            stack.start_service(workers, routers=arguments.routers, block_size=block_size)
             stack.start_envoy()
             _send_requests(stack)
             if not arguments.once:

@@ -23,6 +23,9 @@ VLLM_START_TIMEOUT_SECS = 600.0
 STOP_TIMEOUT_SECS = 20.0
 LOG_LINES = 15
 MODEL = "tiny"
+SIMULATED_BLOCK_TOKENS = 16
+# The CPU build of vLLM has no smaller ones.
+VLLM_BLOCK_TOKENS = 32
 
 
 class DemoError(Exception):
@@ -101,8 +104,8 @@ class Stack:
         while not self._stop.wait(0.5):
             self.check()
 
-    def start_service(self, workers: dict[str, str], *, routers: int) -> None:
-        """Start the service for ``workers`` (id to ``ip:port``)."""
+    def start_service(self, workers: dict[str, str], *, routers: int, block_size: int) -> None:
+        """Start the service for ``workers`` (id to ``ip:port``), whose caches have blocks of ``block_size`` tokens."""
         admin, envoy, envoy_admin = (_address(port) for port in (9090, 8080, 9901))
         self.url, self.admin_url, self.envoy_admin_url = (f"http://{at}" for at in (envoy, admin, envoy_admin))
         config = {
@@ -111,7 +114,7 @@ class Stack:
             "admin": {"address": admin},
             "routing": {"decision_header": True},
             "envoy": {"listen_address": envoy, "admin_address": envoy_admin},
-            "models": [{"name": MODEL, "source": str(self.directory / "model")}],
+            "models": [{"name": MODEL, "source": str(self.directory / "model"), "block_size": block_size}],
             "workers": [{"id": id_, "address": address, "models": [MODEL]} for id_, address in workers.items()],
         }
         self.config_file.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -189,6 +192,7 @@ def vllm_workers(stack: Stack) -> dict[str, str]:
     workers = {f"vllm-{number}": _address(8100 + number) for number in (1, 2)}
     stack.report("Starting two vLLM servers (half a minute, more on a busy machine) ...")
     launch = [sys.executable, "-m", "workers.vllm.launch", "--vllm", str(executable), "--model", str(model)]
+    launch += ["--block-tokens", str(VLLM_BLOCK_TOKENS), "--kv-events-dir", str(stack.directory)]
     for name, address in workers.items():
         stack.start(name, [*launch, "--name", MODEL, "--port", address.rpartition(":")[2]])
     for name, address in workers.items():

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 _END = (-1).to_bytes(8, "big", signed=True)
 _SEQUENCE_BYTES = 8
 _REQUEST_FRAMES = 3
+# vLLM's default. Its queue is between the engine and the socket's thread; there is none here.
+_MAX_QUEUE_SIZE = 100_000
 _GROUP = 0
 
 
@@ -119,6 +121,7 @@ class Publisher:
             "replay_endpoint": replay_endpoint or None,
             "buffer_steps": buffer_steps,
             "hwm": hwm,
+            "max_queue_size": _MAX_QUEUE_SIZE,
             "topic": topic,
         }
 

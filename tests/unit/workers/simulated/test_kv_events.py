@@ -289,6 +289,7 @@ def test_several_workers_have_endpoints_by_number(
                 "topic": f"kv-{number}",
                 "buffer_steps": 10_000,
                 "hwm": 100_000,
+                "max_queue_size": 100_000,
             }
             reader = connected(context, one)
             assert reader.batches[0][0] == b"kv-%d" % number
