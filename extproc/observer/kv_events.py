@@ -311,7 +311,6 @@ class KvEvents:
             and subscription is not None
             and cache.precise
             and subscription.synced
-            and subscription.position is not None
             and self._clock() >= followed.distrusted_until
         )
         if precise is followed.precise:
