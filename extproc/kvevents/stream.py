@@ -101,9 +101,7 @@ class EventStream:
     question may be handed in. It is called only with ``has_replay``. Times are in seconds, of one clock.
     """
 
-    def __init__(
-        self, *, settings: KvEventsSettings, sink: Sink, has_replay: bool, ask: Callable[[int], None]
-    ) -> None:
+    def __init__(self, *, settings: KvEventsSettings, sink: Sink, has_replay: bool, ask: Callable[[int], None]) -> None:
         self.counts = Counts()
         self._sink = sink
         self._has_replay = has_replay
@@ -142,9 +140,11 @@ class EventStream:
     def verify(self, now: float) -> None:
         """Check by a replay that the publisher is still the same one, as after a connection was lost.
 
-        Without a replay there is no such check.
+        What waits is dropped, as it can be of the last incarnation: nothing that came before the connection was lost
+        may be handed in after this call. Without a replay there is no such check.
         """
         if self._has_replay:
+            self.counts.dropped += self._waiting.clear()
             # A question that nobody answers fails in time, however often this is called.
             heard = self._heard if self._asking else now
             self._ask(now)

@@ -91,7 +91,8 @@ class World:
             self.engine.restart()
             if self.answer is not None and self.random.random() < 0.5:
                 self.answer = deque()  # what it was sending is lost, and so is the end
-            # The connection was lost and made again: whoever holds it asks for a check.
+            # The connection was lost with what was in it, and made again: whoever holds it asks for a check.
+            self.late.clear()
             self.stream.verify(self.now)
         elif action == "read":
             self.read(answers=self.random.randrange(1, 6))
