@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.deployment import data_plane
 from tests.support.envoy import EnvoyProcess
+from tests.support.event_reader import EventReader
 from tests.support.models import make_model
 from tests.support.service import Service
 from tests.support.simulated_worker import SimulatedWorker
@@ -22,6 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 MODEL = "qwen"
 BLOCK = 16
 PRECISE, APPROXIMATE = 2.0, 1.0
+TURNS = 80
 SAMPLES = "extproc_cached_tokens_samples_total"
 
 
@@ -61,6 +63,16 @@ class Stage(NamedTuple):
             return await self.service.metric(name, worker=f"w{worker}", problem=problem) > 0
 
         await until(reported, deadline_secs=30)
+
+    async def heard(self, *sources: tuple[int, EventReader]) -> None:
+        """Wait until the service has heard all that some workers have announced."""
+        for number, reader in sources:
+
+            async def all_of_it(number: int = number, reader: EventReader = reader) -> bool:
+                name = "extproc_kv_event_batches_total"
+                return await self.service.metric(name, worker=f"w{number}", result="batches") >= len(reader.drain())
+
+            await until(all_of_it, deadline_secs=30)
 
     async def samples(self) -> dict[str, float]:
         results = ("equal", "over", "under", "absent", "moved")
@@ -110,6 +122,12 @@ def telling(name: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def reader_of(directory: Path, name: str) -> EventReader:
+    """Listen to a worker beside the service."""
+    endpoint = f"ipc://{directory}/{name}"
+    return EventReader({"endpoint": endpoint, "replay_endpoint": f"{endpoint}-replay", "topic": f"kv@{name}"})
+
+
 def prompt(seed: object, tokens: int) -> list[int]:
     rng = random.Random(str(seed))
     return [rng.randrange(1000) for _ in range(tokens)]
@@ -120,16 +138,19 @@ async def test_predictions_are_what_engines_report_while_their_caches_overflow(t
     small = ("--kv-cache-tokens", "4096")
     async with stage(tmp_path, flags=((*telling("a"), *small), (*telling("b"), *small))) as running:
         await running.known(PRECISE, PRECISE)
-        rng = random.Random(7)
-        for number in range(120):
-            document = rng.randrange(12)
-            ids = prompt(document, 400) + prompt((document, rng.randrange(3)), rng.choice([0, 5, 40, 100]))
-            if number % 5 == 0:
-                await running.complete(ids, worker=rng.randrange(2))
-            await running.complete(ids, tokens=rng.choice([1, 20]))
-        samples = await running.samples()
-        assert sum(samples.values()) == 120
-        assert samples["equal"] >= 119
+        with reader_of(tmp_path, "a") as first, reader_of(tmp_path, "b") as second:
+            for number, reader in enumerate((first, second)):
+                await running.complete(prompt(("first", number), 32), worker=number)
+                await asyncio.to_thread(reader.wait_for_first)
+            rng = random.Random(7)
+            for number in range(TURNS):
+                document = rng.randrange(12)
+                ids = prompt(document, 400) + prompt((document, rng.randrange(3)), rng.choice([0, 5, 40, 100]))
+                if number % 5 == 0:
+                    await running.complete(ids, worker=rng.randrange(2))
+                await running.heard((0, first), (1, second))
+                await running.complete(ids, tokens=rng.choice([1, 20]))
+        assert await running.samples() == {"equal": TURNS}
         assert await running.service.metric("extproc_cached_tokens_total", kind="reported") > 0
         assert await running.service.metric("extproc_kv_event_lag_seconds_count") > 0
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.envoy import free_ports
-from tests.vllm.event_reader import EventReader
+from tests.support.event_reader import EventReader
 from tests.vllm.gateway import Gateway, gateway
 from tests.vllm.servers import Tiny, VllmServer, vllm_executable
 from workers.vllm.tiny_lora import shape_of, write_adapter

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from tests.support.envoy import free_ports
-from tests.vllm.event_reader import SILENCE_MS, EventReader
+from tests.support.event_reader import SILENCE_MS, EventReader
 from tests.vllm.servers import VllmServer, vllm_executable
 from workers.vllm.tiny_lora import shape_of, write_adapter
 from workers.vllm.tiny_model import Shape, write_model

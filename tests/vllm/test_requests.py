@@ -5,8 +5,8 @@ import uuid
 
 import pytest
 
+from tests.support.event_reader import EventReader, stored_blocks
 from tests.support.waiting import until
-from tests.vllm.event_reader import EventReader, stored_blocks
 from tests.vllm.gateway import CHAT, COMPLETIONS, Gateway
 from tests.vllm.servers import BLOCK_TOKENS
 
