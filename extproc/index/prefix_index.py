@@ -42,12 +42,9 @@ import numpy as np
 import numpy.typing as npt
 
 from extproc.index.block_hash import Hashes
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from extproc.index.depths import GROUP_WORKERS, Floats, Ints, deepest_blocks
 
 WAYS = 8
-GROUP_WORKERS = 64
 MAX_BLOCKS = 1 << 16
 """Blocks of one prompt that are looked up and recorded; what is longer matches by its first so many."""
 STAMPS_PER_SEC = 64
@@ -231,6 +228,35 @@ class PrefixIndex:
         there[found.blocks[self._held[tier].take(found.entries) & _bit(slot) != 0]] = True
         return there
 
+    def claims(self, slot: int) -> tuple[Hashes, Floats]:
+        """Return the blocks that a worker was sent, but for four bits of each hash that nothing depends on; and ages.
+
+        Ages are in seconds. Takes milliseconds.
+        """
+        group, bit = slot >> 6, _bit(slot)
+        entries = np.flatnonzero(self._claimed & bit)
+        entries = entries[self._keys[entries] & _GROUP_MASK == np.uint64(group)]
+        ages = (_stamp(self._now() + _LEAD) - self._stamps[entries]).astype(np.float64) - _LEAD
+        hashes: Hashes = (self._keys[entries] ^ self._group_marks[group]) & _HASH_MASK
+        return hashes, np.maximum(ages, 0.0) / STAMPS_PER_SEC
+
+    def claim(self, hashes: Hashes, slot: int, *, ages: Floats) -> None:
+        """Take over what :meth:`claims` returned."""
+        bit = _bit(slot)
+        ticks = np.minimum(np.ceil(ages * STAMPS_PER_SEC), _STAMP_MASK >> 1).astype(np.int64)
+        for start in range(0, len(hashes), _AT_ONCE):
+            keys, sets = self._places(hashes[start : start + _AT_ONCE], slot >> 6)
+            blocks, entries = self._find(keys, sets)
+            self._claimed[entries] |= bit
+            new = np.ones(len(keys), dtype=np.bool_)
+            new[blocks] = False
+            now = self._now()
+            self._insert(keys[new], sets[new], bit, self._claimed, spared=entries[:0], now=now)
+            # What somebody else was sent since then stays as new as it is.
+            numbers = np.flatnonzero(new)
+            blocks, entries = self._find(keys[new], sets[new])
+            self._stamps[entries] = np.maximum((now - ticks[start + numbers[blocks]]) & _STAMP_MASK, 1)
+
     def set_precise(self, slot: int, *, precise: bool) -> None:
         """Say whether a worker's engine tells of every block that it holds. For the observer alone."""
         group = slot >> 6
@@ -271,9 +297,9 @@ class PrefixIndex:
         there = claimed | self._near.take(entries) if self._used[Tier.NEAR] else claimed
         anywhere = there | self._far.take(entries) if self._used[Tier.FAR] else there
         precise = self._precise[group]
-        deepest, at = _deepest(self._usable(anywhere, blocks, precise), blocks)
+        deepest, at = deepest_blocks(self._usable(anywhere, blocks, precise), blocks)
         if self._used[Tier.FAR]:
-            near_depths, _ = _deepest(self._usable(there, blocks, precise), blocks)
+            near_depths, _ = deepest_blocks(self._usable(there, blocks, precise), blocks)
             weight = self._lower_tier_weight
             deepest = weight * deepest + (1.0 - weight) * near_depths
         if self._half_lives is not None:
@@ -384,6 +410,8 @@ class PrefixIndex:
 
     def _clear(self, slot: int, *tables: Hashes) -> None:
         """Take a worker's bits from all entries."""
+        if not self._used[Tier.NEAR] and not self._used[Tier.FAR]:
+            tables = tuple([table for table in tables if table is self._claimed])
         group, bit = np.uint64(slot >> 6), _bit(slot)
         for table in tables:
             for start in range(0, len(self._keys), _AT_ONCE):
@@ -445,29 +473,3 @@ def _bit(slot: int) -> np.uint64:
 
 def _by_group(by_slot: Floats | None) -> Floats | None:
     return None if by_slot is None else by_slot[: _GROUPS * GROUP_WORKERS].reshape(_GROUPS, -1)
-
-
-def _deepest(workers: Hashes, blocks: Ints) -> tuple[Floats, Ints]:
-    """Return how deep the last block of each worker of a group lies, from 1, 0 for none; and where in ``blocks``."""
-    ends = _ends(workers)
-    depths = blocks.take(ends) + 1.0
-    bits = np.unpackbits(workers.take(ends).view(np.uint8), bitorder="little").reshape(-1, GROUP_WORKERS)
-    held = bits * depths[:, None]
-    deepest: Floats = held.max(axis=0)
-    return deepest, ends.take(held.argmax(axis=0))
-
-
-def _ends(workers: Hashes) -> Ints:
-    """Return some positions in ``workers``, not many, each worker's last one among them."""
-    # Neighbours are mostly held by the same workers: only the last block of each such run can be the deepest.
-    last = np.empty(len(workers), dtype=np.bool_)
-    np.not_equal(workers[1:], workers[:-1], out=last[:-1])
-    last[-1] = True
-    ends: Ints = last.nonzero()[0]
-    if len(ends) <= GROUP_WORKERS:
-        return ends
-    from_the_deepest = ends[::-1]
-    held = workers.take(from_the_deepest)
-    held[1:] &= ~np.bitwise_or.accumulate(held)[:-1]
-    some: Ints = from_the_deepest[held != 0]
-    return some

@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from extproc.config.model_list import names_of
@@ -20,6 +20,10 @@ QUEUE_SHARE = 0.25
 """Requests wait for a seat where more than this share of the running ones do: a few wait for the next step anyway."""
 LOOKS_AT_OTHERS = 3
 """Readings in a row that must show requests which are not ours: an engine's numbers lag behind by a step."""
+
+
+LEARNED = (Engine.PREFILL_RATE, Engine.DECODE_STEP_SECS, Engine.SEATS)
+"""What is learned of an engine over time, and not read anew each time."""
 
 
 class PrefixRecord(Protocol):
@@ -56,6 +60,7 @@ class _Known:
         self.told_block_size = 0
         self.full_with = 0
         self.turnover = Turnover()
+        self.first_rates: Mapping[str, float] = {}
 
 
 class EngineRows:
@@ -111,16 +116,23 @@ class EngineRows:
         row[Engine.BLOCK_SIZE] = load.block_size
         row[Engine.PREFIX_QUERIES] = load.prefix_queries or 0.0
         row[Engine.PREFIX_HITS] = load.prefix_hits or 0.0
-        rate = known.rates.prefill_tokens_per_sec or 0.0
+        rate = known.rates.prefill_tokens_per_sec or known.first_rates.get("prefill_rate", 0.0)
         if rate > FIRST_PREFILL_RATE and not row[Engine.PREFILL_RATE]:
             self._shorten_queue(worker.slot, FIRST_PREFILL_RATE / rate, now=now)
         row[Engine.PREFILL_RATE] = rate
-        row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or 0.0
+        row[Engine.DECODE_STEP_SECS] = known.rates.decode_step_secs or known.first_rates.get("decode_step_secs", 0.0)
         row[Engine.ELSEWHERE] = min(known.others) if len(known.others) == LOOKS_AT_OTHERS else 0.0
         row[Engine.SEATS] = _seats(row[Engine.SEATS], load, known)
         row[Engine.CACHED_SINCE] = known.turnover.cached_since(load, now=now)
         row[Engine.SCRAPED_AT] = now
         self._compare_block_size(worker, known, load.block_size)
+
+    def restore(self, worker: Worker, rates: Mapping[str, float]) -> None:
+        """Begin with rates that an earlier service has learned, by the names of :class:`Engine`."""
+        self._known.setdefault(worker.key, _Known()).first_rates = rates
+        row = self._table.engines[worker.slot]
+        for number in LEARNED:
+            row[number] = rates.get(number.name.lower(), 0.0)
 
     def recovered(self, worker: Worker) -> None:
         """Take it that a worker which was unreachable comes back empty, unless its counters would tell."""

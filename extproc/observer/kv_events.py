@@ -4,7 +4,7 @@ import asyncio
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NoReturn
 
@@ -23,6 +23,7 @@ from extproc.kvevents.engine_cache import Doubt, EngineCache
 from extproc.kvevents.sources import EventSource, ask_models, ask_sources, configured_source
 from extproc.kvevents.stream import Position, Problem
 from extproc.kvevents.subscriber import Subscription, Subscriptions
+from extproc.observer.snapshot import KnownBlocks, pack, unpack_all
 from extproc.shm.worker_table import Engine, Outcome, Trust, WorkerTable
 from extproc.telemetry.metrics import KvEventMetrics
 from extproc.telemetry.tasks import spawn
@@ -59,6 +60,7 @@ class _Followed:
         self.distrusted_until = 0.0
         self.counted: dict[str, int] = {}
         self.warned: set[str] = set()
+        self.remembered: KnownBlocks | None = None
 
     def leave(self) -> None:
         """Follow the engine no more."""
@@ -98,14 +100,18 @@ class KvEvents:
         self._subscriptions = Subscriptions(settings=settings, clock=clock)
         self._followed: dict[WorkerKey, _Followed] = {}
         self._dirty: set[WorkerKey] = set()
+        self._remembered: dict[WorkerKey, KnownBlocks] = {}
         self._flush_due = False
 
     # Who comes and goes.
 
     def placed(self, worker: Worker) -> None:
         """Begin to follow a worker."""
+        # A predecessor may have left something.
         self._prefixes.set_precise(worker.slot, precise=False)
+        self._prefixes.clear_held(worker.slot)
         followed = self._followed[worker.key] = _Followed(worker)
+        followed.remembered = self._remembered.pop(worker.key, None)
         self._table.engines[worker.slot, Engine.TRUST] = Trust.APPROXIMATE
         if self._settings.mode != "off":
             followed.task = spawn(self._follow_for_ever(followed), name=f"kv events of {worker.id}", eternal=True)
@@ -144,6 +150,28 @@ class KvEvents:
         """How many blocks a worker is known to hold by its events."""
         followed = self._followed.get(key)
         return 0 if followed is None or followed.cache is None else len(followed.cache.blocks)
+
+    def remember(self, blocks: Mapping[WorkerKey, KnownBlocks]) -> None:
+        """Take what was known of the blocks of workers that are still to be placed.
+
+        It is used of an engine that publishes at the same place and replays the batch that was the last one then.
+        """
+        self._remembered = dict(blocks)
+
+    def known_blocks(self, key: WorkerKey) -> KnownBlocks | None:
+        """Return what is known of a worker's blocks, in a form that can be written; None where it is not all."""
+        followed = self._followed.get(key)
+        if followed is None or not followed.precise:
+            return None
+        subscription, cache, source, spec = followed.subscription, followed.cache, followed.source, followed.spec
+        assert subscription is not None
+        assert cache is not None
+        assert source is not None
+        assert spec is not None
+        if subscription.position is None:
+            return None
+        arrays = {name: pack(array) for name, array in cache.blocks.dump().items()}
+        return KnownBlocks(source, spec.name, subscription.position, arrays)
 
     async def run(self) -> NoReturn:
         """Draw conclusions from time to time, until cancelled."""
@@ -216,21 +244,29 @@ class KvEvents:
         if spec is None:
             self._warn(followed, Doubt.MODEL, "none of the configured models is served there")
             return
-        self.follow(followed, source, spec)
+        self._subscribe(followed, source, spec)
 
-    def follow(
-        self,
-        followed: _Followed,
-        source: EventSource,
-        spec: ModelSpec,
-        *,
-        blocks: EngineBlocks | None = None,
-        position: Position | None = None,
-    ) -> None:
-        """Subscribe to an engine, and go on after ``position`` with the ``blocks`` that are known by it."""
+    def _restored(
+        self, followed: _Followed, source: EventSource, spec: ModelSpec
+    ) -> tuple[EngineBlocks, Position | None]:
+        """Return the blocks of an engine to begin with, and the batch that they were last changed by."""
+        remembered, followed.remembered = followed.remembered, None
+        root = partial(root_of, spec)
+        # Without a replay nobody can tell whether it is still the same engine.
+        same = remembered is not None and (remembered.source, remembered.model) == (source, spec.name)
+        if remembered is not None and same and source.replay_endpoint:
+            try:
+                arrays = unpack_all(remembered.arrays)
+                blocks = EngineBlocks.restore(arrays, root=root, block_size=spec.block_size, settings=self._settings)
+            except ValueError as error:
+                logger.warning("What was known of worker %s is not used: %s", followed.worker.id, error)
+            else:
+                return blocks, remembered.position
+        return EngineBlocks(root=root, block_size=spec.block_size, settings=self._settings), None
+
+    def _subscribe(self, followed: _Followed, source: EventSource, spec: ModelSpec) -> None:
         worker = followed.worker
-        if blocks is None:
-            blocks = EngineBlocks(root=partial(root_of, spec), block_size=spec.block_size, settings=self._settings)
+        blocks, position = self._restored(followed, source, spec)
         cache = EngineCache(
             blocks=blocks,
             rank=source.rank,
@@ -244,6 +280,8 @@ class KvEvents:
         followed.source, followed.spec, followed.cache = source, spec, cache
         host, _ = split_address(worker.address)
         followed.subscription = self._subscriptions.follow(source, host=host, sink=cache, position=position)
+        if position is not None:
+            self._on_batches(followed)
         logger.info("Following the KV-cache events of worker %s at %s", worker.id, source.endpoint)
 
     def _warn(self, followed: _Followed, what: Problem | Doubt, detail: str) -> None:
@@ -346,7 +384,7 @@ class KvEvents:
         assert spec is not None
         followed.leave()
         self._conclude(followed)
-        self.follow(followed, source, spec)
+        self._subscribe(followed, source, spec)
 
     def _count(self, followed: _Followed) -> None:
         if followed.subscription is None:

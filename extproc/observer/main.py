@@ -29,6 +29,7 @@ from extproc.index.prefix_index import PrefixIndex
 from extproc.models.shelf import ModelShelf
 from extproc.observer.engine_rows import EngineRows
 from extproc.observer.kv_events import KvEvents
+from extproc.observer.memory import EngineMemory
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
 from extproc.observer.recording import ObservedRecording
@@ -81,6 +82,16 @@ class ObserverProcess:
             models=lambda: self._observer.models(),  # noqa: PLW0108
             clock=monotonic,
         )
+        self._memory = EngineMemory(
+            settings=settings.kv_events,
+            fresh=restored is None,
+            table=table,
+            prefixes=prefixes,
+            rows=self._rows,
+            events=self._kv_events,
+            workers=lambda: self._observer.workers(),  # noqa: PLW0108 - it is made below
+        )
+        self._inherited = () if restored is None else restored.workers
         self._scraper = LoadScraper(
             settings=settings.fleet,
             metrics=metrics,
@@ -99,7 +110,7 @@ class ObserverProcess:
             watch=self._watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
-            engines=(self._rows, self._kv_events),
+            engines=(self._rows, self._kv_events, self._memory),
         )
         known = Lists(settings.workers, settings.models) if restored is None else lists_of(restored)
         self._source = discover(settings, config_file=config_file, known=known, metrics=metrics)
@@ -150,6 +161,8 @@ class ObserverProcess:
             stack.push_async_callback(self._prober.close)
             stack.push_async_callback(self._scraper.close)
             stack.push_async_callback(self._kv_events.close)
+            for worker in self._inherited:
+                self._kv_events.placed(worker)
             self._observer.publish()
             address = await self._admin.start()
             stack.push_async_callback(self._admin.close)
@@ -160,6 +173,7 @@ class ObserverProcess:
                 stopping,
                 spawn(self._observer.run(), name="observe", eternal=True),
                 spawn(self._kv_events.run(), name="kv events", eternal=True),
+                spawn(self._memory.run(), name="memory", eternal=True),
                 spawn(self._source.watch(self._observer.take_lists), name="discover", eternal=True),
             }
             try:
@@ -168,6 +182,7 @@ class ObserverProcess:
                 for task in tasks:
                     task.cancel()
                 outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+                self._memory.write()
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

@@ -1,7 +1,9 @@
 """The service knows what engines hold by their events, over the real Envoy, and says where it does not."""
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -250,3 +252,51 @@ async def test_adapters_and_salts_have_caches_of_their_own(tmp_path: Path) -> No
         assert await running.complete(ids, cache_salt="one") == 592
         assert await running.complete(ids) == 0
         assert await running.samples() == {"equal": 4}
+
+
+async def test_a_service_that_starts_anew_begins_with_what_it_knew(tmp_path: Path) -> None:
+    """One engine's batches are older than its replay goes back, and the other tells nothing: the snapshot has both."""
+    short = (*telling("a"), "--kv-events-buffer-steps", "4")
+    async with stage(
+        tmp_path, flags=(short, ()), kv_events={"snapshot_file": str(tmp_path / "snapshot")}, policy="cache_aware"
+    ) as running:
+        await running.known(PRECISE, APPROXIMATE)
+        prompts = [prompt(number, 600) for number in range(12)]
+        for ids in prompts:
+            await running.complete(ids)
+        before = [await running.service.metric(SAMPLES, worker=f"w{number}") for number in range(2)]
+        assert min(before) > 0
+        await running.service.stop()
+        await running.service.start()
+        await running.known(PRECISE, APPROXIMATE)
+
+        async def answered() -> bool:
+            async with running.client.get(f"{running.envoy.url}/health") as response:
+                return response.status == 200
+
+        await until(answered, deadline_secs=30)
+        before_again = await running.samples()
+        for ids in prompts:
+            assert await running.complete(ids) == 592
+        after = await running.samples()
+        assert after.get("equal", 0) - before_again.get("equal", 0) == len(prompts)
+
+
+async def test_an_observer_that_is_replaced_follows_again(tmp_path: Path) -> None:
+    async with stage(tmp_path, flags=(telling("a"),)) as running:
+        await running.known(PRECISE)
+        ids = prompt("kept", 600)
+        await running.complete(ids)
+        (pid,) = await running.service.pids("observer")
+        os.kill(pid, signal.SIGKILL)
+
+        async def replaced() -> bool:
+            try:
+                return await running.service.pids("observer") not in ([pid], [])
+            except OSError:
+                return False
+
+        await until(replaced, deadline_secs=30)
+        await running.known(PRECISE)
+        assert await running.complete(ids) == 592
+        assert (await running.samples())["equal"] == 2

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extproc.index.block_hash import Hashes
-from extproc.index.prefix_index import STAMPS_PER_SEC, WAYS, Ints, PrefixIndex
+from extproc.index.depths import Ints
+from extproc.index.prefix_index import STAMPS_PER_SEC, WAYS, PrefixIndex
 from tests.support.fleets import Clock
 
 HEADER_BYTES = 256
