@@ -127,9 +127,17 @@ class Metrics:
         self.tls_reloads = Counter(
             "extproc_tls_reloads", "Readings of changed certificate files, by each router.", ["result"], registry=None
         )
-        self.probes = Counter("extproc_health_probes", "Health probes.", ["worker", "result"], registry=None)
+        self.probes = Counter(
+            "extproc_health_probes",
+            "Health probes; one of a server counts for each of its ranks.",
+            ["worker", "result"],
+            registry=None,
+        )
         self.load_scrapes = Counter(
-            "extproc_load_scrapes", "Readings of the load of a worker's engine.", ["worker", "result"], registry=None
+            "extproc_load_scrapes",
+            "Readings of the load of a worker's engine; one of a server counts for each of its ranks.",
+            ["worker", "result"],
+            registry=None,
         )
         self.restarts = Counter(
             "extproc_process_restarts", "Processes replaced, by role and cause.", ["role", "cause"], registry=None

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 
+import msgspec
 import numpy as np
 
 from extproc.api.request import RoutingRequest
@@ -38,6 +39,15 @@ def worker(index: int, *, models: tuple[str, ...] = (), healthy: bool = True, dr
         models=models,
         state="draining" if draining else "active",
         healthy=healthy,
+    )
+
+
+def ranks_of(index: int, count: int, *, slot: int = 0, healthy: bool = True) -> tuple[Worker, ...]:
+    """The ranks ``w<index>/<rank>`` of a server at ``10.0.0.<index>:8000``, in the slots from ``slot`` on."""
+    server = worker(index, healthy=healthy)
+    return tuple(
+        msgspec.structs.replace(server, id=f"{server.id}/{rank}", slot=slot + rank, rank=rank, ranks=count)
+        for rank in range(count)
     )
 
 

@@ -3,10 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 
 from extproc.admin.metrics import MetricFiles, service_registry
-from tests.support.fleets import worker
+from tests.support.fleets import ranks_of, worker
 from tests.support.service_state import FakeState, process
 
 WRITER = """
@@ -67,6 +69,20 @@ def test_two_workers_of_one_id_are_told_apart_by_their_address(tmp_path: Path) -
     for one, count in zip(renamed, (5, 6), strict=True):
         labels = {"worker": "w", "address": one.address}
         assert registry.get_sample_value("extproc_worker_in_flight", labels) == count
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_a_server_whose_number_of_ranks_changes_the_ranks_that_stay_are_shown(tmp_path: Path, first: int) -> None:
+    leaving = [msgspec.structs.replace(one, state="draining") for one in ranks_of(1, 2, slot=0)]
+    both = [leaving, ranks_of(1, 3, slot=2)]
+    known = (*both[first], *both[1 - first])
+    registry = service_registry(state=FakeState(known=known, totals=[7, 7, 1, 2, 3]), metric_dir=tmp_path)
+    (family,) = [family for family in registry.collect() if family.name == "extproc_worker_in_flight"]
+    assert [(sample.labels["worker"], sample.value) for sample in family.samples] == [
+        ("w1/0", 1),
+        ("w1/1", 2),
+        ("w1/2", 3),
+    ]
 
 
 def test_a_process_and_its_successor_are_told_apart_and_streams_are_shown_for_routers_only(tmp_path: Path) -> None:

@@ -140,3 +140,28 @@ def test_an_address_of_numbers_is_written_as_envoy_prints_it(ip: str, port: int,
     assert worker_address(ipaddress.ip_address(ip), port) == address
     if address:
         assert faults_of({"address": address}) == []
+
+
+def test_ranks_have_ids_of_their_own_that_nobody_else_may_have() -> None:
+    ranked = {"address": "10.0.0.1:80", "id": "a", "data_parallel_size": 2}
+    assert WorkerSpec(address="10.0.0.1:80", id="a", data_parallel_size=2).rank_ids == ("a/0", "a/1")
+    assert WorkerSpec(address="10.0.0.1:80").rank_ids == ("10.0.0.1:80",)
+    assert faults_of(ranked, {"address": "10.0.0.2:80", "id": "b", "data_parallel_size": 2}) == []
+    taken = {"address": "10.0.0.2:80", "id": "a/1"}
+    assert faults_of(ranked, taken) == ["workers[1].id: is also that of workers[0]"]
+    assert faults_of(taken, ranked) == ["workers[1].data_parallel_size: needs the id a/1, also that of workers[0]"]
+
+
+@pytest.mark.parametrize("size", [0, 65, "two", None])
+def test_refuses_a_number_of_ranks_out_of_bounds(size: object) -> None:
+    (fault,) = faults_of({"address": "10.0.0.1:80", "data_parallel_size": size})
+    assert fault.startswith("workers[0].data_parallel_size: ")
+
+
+def test_all_ranks_together_are_bounded_as_workers_are() -> None:
+    full = [{"address": f"10.0.0.{n}:80", "data_parallel_size": 64} for n in range(16)]
+    assert faults_of(*full) == []
+    one_more = [*full, {"address": "10.0.1.1:80"}]
+    assert faults_of(*one_more) == ["workers: has 1,025 data parallel ranks in all; there may be 1,024"]
+    specs = tuple(WorkerSpec(address=f"10.0.0.{n}:80", data_parallel_size=64) for n in range(17))
+    assert [fault.path for fault in find_worker_faults(specs)] == ["workers"]

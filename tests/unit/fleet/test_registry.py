@@ -1,14 +1,18 @@
 import pytest
 
 from extproc.config.fleet import FleetSettings, WorkerSpec
-from extproc.fleet.registry import FleetRegistry
+from extproc.fleet.registry import FleetRegistry, spec_of
 from extproc.fleet.worker import Fleet, Worker, WorkerKey
 
 SETTINGS = FleetSettings(unhealthy_threshold=2, healthy_threshold=1, health_timeout_secs=1.0, drain_timeout_secs=100.0)
 
 
-def spec(name: str, *, address: str = "", models: tuple[str, ...] = (), draining: bool = False) -> WorkerSpec:
-    return WorkerSpec(id=name, address=address or f"{name}:8000", models=models, draining=draining)
+def spec(
+    name: str, *, address: str = "", models: tuple[str, ...] = (), draining: bool = False, ranks: int = 1
+) -> WorkerSpec:
+    return WorkerSpec(
+        id=name, address=address or f"{name}:8000", models=models, draining=draining, data_parallel_size=ranks
+    )
 
 
 class Bench:
@@ -231,3 +235,86 @@ def test_hands_out_the_same_tuple_until_something_changes() -> None:
     bench.probe("a", True)
     bench.look(3)
     assert bench.registry.workers() is first
+
+
+def test_a_server_with_ranks_is_as_many_workers_at_one_address() -> None:
+    bench = Bench()
+    bench.adopt(spec("a", ranks=3, models=("m",)), spec("b"))
+    ranks = [bench[f"a/{rank}"] for rank in range(3)]
+    assert [(one.address, one.slot, one.rank, one.ranks, one.models) for one in ranks] == [
+        ("a:8000", rank, rank, 3, ("m",)) for rank in range(3)
+    ]
+    assert (bench["b"].rank, bench["b"].ranks, bench["b"].slot) == (0, 1, 3)
+
+
+def test_a_server_with_ranks_and_without_an_id_is_called_by_its_address() -> None:
+    bench = Bench()
+    bench.adopt(WorkerSpec(address="10.0.0.1:80", data_parallel_size=2))
+    assert list(bench.shown) == ["10.0.0.1:80/0", "10.0.0.1:80/1"]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (2, 1), (1, 2), (4, 2)])
+def test_another_number_of_ranks_makes_other_workers_which_take_over_at_once(before: int, after: int) -> None:
+    bench = Bench(slots=16)
+    bench.adopt(spec("a", ranks=before), spec("b"))
+    bench.adopt(spec("a", ranks=after), spec("b"), spec("c"))
+    at_a = [worker for worker in bench.registry.workers() if worker.address == "a:8000"]
+    assert len({worker.slot for worker in at_a}) == before + after
+    assert {(worker.ranks, worker.state, worker.healthy) for worker in at_a} == {
+        (before, "draining", True),
+        (after, "active", True),
+    }, "c, which is on trial, holds up nobody"
+    bench.look(2)
+    assert {worker.ranks for worker in bench.registry.workers() if worker.address == "a:8000"} == {after}
+
+
+def test_another_number_of_ranks_does_not_make_a_dead_server_healthy() -> None:
+    bench = Bench()
+    bench.adopt(spec("a"), spec("b"))
+    bench.probe("a", False, False)
+    bench.adopt(spec("a", ranks=2), spec("b"))
+    assert (bench.shown["a/0"], bench.shown["a/1"]) == ("active!", "active!")
+
+
+def test_a_number_of_ranks_that_is_taken_back_is_that_of_the_former_workers() -> None:
+    bench = Bench(slots=16)
+    bench.adopt(spec("a", ranks=2))
+    slots = [bench["a/0"].slot, bench["a/1"].slot]
+    bench.in_flight = [1] * 16
+    bench.adopt(spec("a"))
+    bench.adopt(spec("a", ranks=2))
+    assert bench.shown["a/0"] == bench.shown["a/1"] == "active"
+    assert [bench["a/0"].slot, bench["a/1"].slot] == slots
+
+
+def test_ranks_for_which_there_is_no_slot_wait() -> None:
+    bench = Bench(slots=2)
+    bench.adopt(spec("a", ranks=3))
+    assert list(bench.shown) == ["a/0", "a/1"]
+    assert bench.registry.unplaced == (WorkerKey("a/2", "a:8000", 2, 3),)
+
+
+def test_all_of_a_worker_is_restored() -> None:
+    bench = Bench()
+    given = WorkerSpec(
+        address="a:8000",
+        id="a",
+        data_parallel_size=2,
+        kv_events_endpoint="tcp://{host}:5557",
+        kv_events_replay_endpoint="tcp://{host}:6557",
+        kv_events_topic="kv",
+    )
+    bench.adopt(given)
+    before = bench.registry.workers()
+    assert {spec_of(worker) for worker in before} == {given}
+    restored = Bench(restored=Fleet(workers=before))
+    assert restored.registry.workers() == before
+    restored.adopt(given)
+    assert restored.registry.workers() == before
+
+
+def test_endpoints_of_events_change_in_place() -> None:
+    bench = Bench()
+    bench.adopt(spec("a"))
+    bench.adopt(WorkerSpec(id="a", address="a:8000", kv_events_endpoint="tcp://{host}:1", kv_events_topic="t"))
+    assert (bench["a"].kv_events_endpoint, bench["a"].kv_events_topic, bench["a"].slot) == ("tcp://{host}:1", "t", 0)

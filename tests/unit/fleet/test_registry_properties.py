@@ -16,11 +16,12 @@ NAMES = st.sampled_from("abcdefg")
 specs = st.builds(
     WorkerSpec,
     id=NAMES,
-    address=st.sampled_from(["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"]),
+    address=st.sampled_from([f"10.0.0.{number}:1" for number in range(1, 6)]),
     draining=st.booleans(),
     models=st.sampled_from([(), ("m",)]),
+    data_parallel_size=st.sampled_from([1, 1, 2, 3]),
 )
-lists = st.lists(specs, max_size=7, unique_by=lambda spec: spec.id)
+lists = st.lists(specs, max_size=7, unique_by=(lambda spec: spec.id, lambda spec: spec.address))
 
 
 class Registry(RuleBasedStateMachine):
@@ -32,10 +33,16 @@ class Registry(RuleBasedStateMachine):
         self.slots: dict[WorkerKey, int] = {}
         self.owners: dict[int, WorkerKey] = {}
         self.listed: dict[WorkerKey, WorkerSpec] = {}
+        self.specs: tuple[WorkerSpec, ...] = ()
 
     @rule(specs=lists)
     def list_workers(self, specs: list[WorkerSpec]) -> None:
-        self.listed = {WorkerKey(spec.id, spec.address): spec for spec in specs}
+        self.listed = {
+            WorkerKey(name, spec.address, rank, spec.data_parallel_size): spec
+            for spec in specs
+            for rank, name in enumerate(spec.rank_ids)
+        }
+        self.specs = tuple(specs)
         self.registry.adopt(specs, now=self.now, in_flight=self.in_flight)
 
     @rule(data=st.data(), good=st.booleans())
@@ -65,7 +72,7 @@ class Registry(RuleBasedStateMachine):
         before = self.registry.workers()
         self.registry = FleetRegistry(settings=SETTINGS, restored=Fleet(workers=before))
         assert self.registry.workers() == before
-        self.registry.adopt(tuple(self.listed.values()), now=self.now, in_flight=self.in_flight)
+        self.registry.adopt(self.specs, now=self.now, in_flight=self.in_flight)
 
     @rule()
     def let_everything_finish(self) -> None:

@@ -7,7 +7,7 @@ from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
 from extproc.shm.fleet import FleetDocument
 from extproc.shm.segment import Segment
-from tests.support.fleets import worker
+from tests.support.fleets import ranks_of, worker
 
 
 class Document:
@@ -200,3 +200,20 @@ def test_candidates_are_the_eligible_workers_of_the_model_by_id(fleet: tuple[Wor
     if model is not None:
         assert view.serves(model) == bool(serving)
     assert view.needs_model == any(found.models for found in fleet)
+
+
+def test_the_worker_at_an_address_is_the_rank_that_was_named() -> None:
+    view = view_of(*ranks_of(1, 3), worker(2))
+    address = "10.0.0.1:8000"
+    assert [view.at(address, rank) for rank in range(3)] == list(view.workers()[:3])
+    assert view.at(address) == view.at(address, 7) == view.workers()[0], "any"
+    assert view.at("10.0.0.2:8000", 1) == worker(2)
+    assert view.at("10.0.0.3:8000", 0) is None
+
+
+def test_of_the_ranks_that_a_server_had_and_has_those_in_use_are_found() -> None:
+    former = [msgspec.structs.replace(one, state="draining", slot=one.slot + 8) for one in ranks_of(1, 2)]
+    current = ranks_of(1, 4)
+    for order in ((*former, *current), (*current, *former)):
+        view = view_of(*order)
+        assert [view.at("10.0.0.1:8000", rank) for rank in range(4)] == list(current)

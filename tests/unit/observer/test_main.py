@@ -19,6 +19,7 @@ from extproc.config.models import ModelSpec
 from extproc.config.settings import Settings
 from extproc.config.supervisor import SupervisorSettings
 from extproc.errors import StartupError
+from extproc.fleet.registry import FleetRegistry
 from extproc.fleet.view import FleetView
 from extproc.fleet.worker import Fleet, Worker
 from extproc.observer.main import ObserverProcess, lists_of, read_fleet
@@ -312,3 +313,24 @@ def test_a_document_that_is_no_fleet_is_not_restored() -> None:
     document.publish(msgspec.json.encode(fleet))
     assert read_fleet(document) == fleet
     segment.close()
+
+
+def test_the_ranks_of_a_server_are_one_entry_of_its_list() -> None:
+    listed = (
+        WorkerSpec(
+            address="10.0.0.1:80",
+            id="a",
+            models=("m",),
+            data_parallel_size=3,
+            kv_events_endpoint="tcp://{host}:1",
+            kv_events_topic="t",
+        ),
+        WorkerSpec(address="10.0.0.2:80", id="b"),
+    )
+    registry = FleetRegistry(settings=FleetSettings())
+    registry.adopt(listed, now=0.0, in_flight=[0] * 8)
+    leaving = Worker(id="a/1", address="10.0.0.1:80", slot=7, state="draining", rank=1, ranks=2)
+    assert lists_of(Fleet(workers=(leaving, *registry.workers()))).workers == (
+        *listed,
+        WorkerSpec(address="10.0.0.1:80", id="a", draining=True, data_parallel_size=2),
+    )

@@ -8,7 +8,7 @@ from extproc.config.models import ModelSpec
 from extproc.fleet.worker import Fleet, Worker
 from extproc.observer.publisher import Publisher, one_per_address
 from extproc.telemetry.metrics import Metrics
-from tests.support.fleets import worker
+from tests.support.fleets import ranks_of, worker
 
 Note = tuple[str, dict[str, str]]
 
@@ -164,3 +164,12 @@ def test_an_address_is_listed_once_and_as_the_worker_that_may_be_chosen() -> Non
     old = Worker(id="old", address="10.0.0.1:1", slot=0, state="draining")
     new = Worker(id="new", address="10.0.0.1:1", slot=1)
     assert one_per_address([new, old]) == one_per_address([old, new]) == [new]
+
+
+def test_a_server_is_healthy_while_any_of_its_ranks_is_and_takes_requests_while_any_does() -> None:
+    ranks = ranks_of(1, 3)
+    dead = [msgspec.structs.replace(one, healthy=False) for one in ranks]
+    leaving = [msgspec.structs.replace(one, state="draining") for one in ranks]
+    assert [(one.healthy, one.state) for one in one_per_address([dead[0], ranks[1], leaving[2]])] == [(True, "active")]
+    assert [(one.healthy, one.state) for one in one_per_address([dead[0], leaving[1], dead[2]])] == [(True, "draining")]
+    assert [one.healthy for one in one_per_address(dead)] == [False]

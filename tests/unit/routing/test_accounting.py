@@ -19,7 +19,7 @@ from extproc.policies.base import Choice, Reason
 from extproc.routing.accounting import Accounts, Flight
 from extproc.shm.layout import Quantity
 from extproc.shm.worker_table import Engine, Outcome
-from tests.support.fleets import ATTENTION_TOKENS, Shared, prompt, request_with, workers
+from tests.support.fleets import ATTENTION_TOKENS, Shared, prompt, ranks_of, request_with, workers
 
 ONE, TWO, THREE = workers(3)
 IN_FLIGHT = (Quantity.REQUESTS, Quantity.DECODE_TOKENS)
@@ -368,3 +368,42 @@ def test_what_no_event_would_name_stays_as_at_an_engine_that_does_not_tell(exact
     bench.shared.clock.advance(60.0)
     bench.accounts.sweep()
     assert bench.held(ONE) > 0
+
+
+def ranked_bench(*servers: Worker) -> Bench:
+    bench = Bench()
+    by_place = {(one.address, one.rank): one for one in servers}
+    bench.accounts = bench.shared.accounts(
+        worker_at=lambda address, rank: by_place.get((address, 0 if rank is None else rank))
+    )
+    return bench
+
+
+def test_the_first_choice_is_the_rank_that_was_chosen_wherever_its_address_served() -> None:
+    ranks = ranks_of(1, 3, slot=3)
+    bench = ranked_bench(*ranks)
+    flight = bench.start(None, ranks[2])
+    bench.answered(flight, served=ranks[0], streamed=True)
+    assert flight.worker is ranks[2]
+    assert bench.held(ranks[2]) == 100
+
+
+def test_another_server_has_served_with_the_rank_that_was_named() -> None:
+    chosen, others = ranks_of(1, 2, slot=3), ranks_of(2, 4, slot=8)
+    bench = ranked_bench(*chosen, *others)
+    flight = bench.start(None, chosen[1], others[1])
+    bench.answered(flight, served=others[0], streamed=True)
+    assert flight.worker is others[1]
+    assert (bench.held(chosen[1]), bench.held(others[1])) == (0, 100)
+    assert (bench.at(others[1])[0], bench.at(others[0])[0]) == (1, 0)
+
+
+def test_where_no_rank_was_named_nobody_knows_whose_cache_has_the_prompt() -> None:
+    ranks = ranks_of(4, 2, slot=8)
+    bench = ranked_bench(ONE, *ranks)
+    flight = bench.start(None, ONE, ranks[0])
+    bench.answered(flight, served=ranks[0], streamed=True)
+    assert flight.worker is ranks[0]
+    assert [bench.held(worker) for worker in (ONE, *ranks)] == [0, 0, 0]
+    bench.accounts.finish(flight)
+    assert bench.at(ranks[0]) == [0, 0]

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
+from extproc.api.request import Changes
 from extproc.errors import InvalidRequest, ModelNotFound, NoEndpoint, Refusal
-from extproc.pb.ext_proc_pb2 import BUFFERED, NONE, STREAMED
+from extproc.pb.ext_proc_pb2 import BUFFERED, NONE, STREAMED, ProcessingResponse
 from extproc.stream import replies
 from tests.support import messages as m
 
@@ -83,3 +84,21 @@ def test_chunks_are_bounded_and_only_the_last_ends_the_stream(make: object, size
     body, flags = m.streamed(chunks, direction)
     assert len(body) == size
     assert flags == [False] * (count - 1) + [True]
+
+
+def with_rank(kind: str, rank: int | None, changes: Changes | None) -> ProcessingResponse:
+    if kind == "request_headers":
+        reply = replies.routed_headers("a:1", skip_body=False, rank=rank, changes=changes)
+    else:
+        reply = replies.routed_body("a:1", rank=rank, changes=changes)
+    return m.parse([reply])[0]
+
+
+@pytest.mark.parametrize("changes", [None, Changes(headers=(("x-data-parallel-rank", "7"), ("x-tenant", "t")))])
+@pytest.mark.parametrize("kind", ["request_headers", "request_body"])
+def test_a_rank_is_set_over_what_anybody_else_has_set(kind: str, changes: Changes | None) -> None:
+    for rank in (0, 1, 0):
+        option = getattr(with_rank(kind, rank, changes), kind).response.header_mutation.set_headers[-1]
+        assert (option.header.key, option.header.raw_value) == ("x-data-parallel-rank", str(rank).encode())
+        assert option.append_action == option.OVERWRITE_IF_EXISTS_OR_ADD
+    assert str(with_rank(kind, None, changes)).count("x-data-parallel-rank") == (0 if changes is None else 1)

@@ -85,3 +85,14 @@ def test_the_union_of_any_lists_is_in_order_and_leaves_nothing_out_unsaid(source
             name = spec.id or spec.address
             assert spec in union.lists.workers or name in conflicts
         assert {model.name for model in lists.models} <= {*kept, *conflicts}
+
+
+def test_ranks_take_their_ids_and_their_room() -> None:
+    ranked = Lists(workers=(WorkerSpec(address="10.0.0.1:80", id="a", data_parallel_size=2),))
+    assert names(unite([ranked, workers("a/1@2", "a/2@3")]).conflicts) == [[], ["a/1"]]
+    many = Lists(
+        workers=tuple(WorkerSpec(address=f"10.0.1.{n}:80", id=f"s{n}", data_parallel_size=64) for n in range(16))
+    )
+    union = unite([workers("1"), many, workers("2")])
+    assert names(union.too_many) == [[], ["s15"], []]
+    assert sum(spec.data_parallel_size for spec in union.lists.workers) == 2 + 15 * 64

@@ -133,3 +133,25 @@ async def test_a_worker_that_hangs_has_one_probe_at_a_time_and_delays_no_other()
         await until(lambda: results.log.count(("good", True)) >= 5)
         assert len(dead.paths) == 1
     assert ("dead", True) not in results.log
+
+
+async def test_a_server_is_probed_once_for_all_its_ranks() -> None:
+    results, worker = Results(), FakeWorker()
+    async with serving(worker), results:
+        ranks = [WorkerKey(f"w/{rank}", worker.address, rank, 3) for rank in range(3)]
+        results.prober.watch(ranks)
+        await until(lambda: len(results.log) >= 6)
+    assert results.log[:6] == [("w/0", True), ("w/1", True), ("w/2", True)] * 2
+    assert len(results.log) <= 3 * len(worker.paths)
+    assert results.count("w/1", "ok") == len(results.log) / 3
+
+
+async def test_a_rank_that_comes_to_a_server_is_probed_at_once() -> None:
+    results = Results(FleetSettings(health_interval_secs=600, health_timeout_secs=30))
+    worker = FakeWorker()
+    async with serving(worker), results:
+        one, two = WorkerKey("one", worker.address), WorkerKey("two", worker.address)
+        results.prober.watch([one])
+        await until(lambda: results.log)
+        results.prober.watch([one, two])
+        await until(lambda: ("two", True) in results.log)

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.fleet.load.engine_load import EngineLoad, LoraState
-from extproc.fleet.load.exposition import MAX_EXPOSITION_BYTES, MAX_SERIES, ExpositionError, read_engine_load
+from extproc.fleet.load.exposition import (
+    MAX_EXPOSITION_BYTES,
+    MAX_SERIES,
+    Exposition,
+    ExpositionError,
+    read_engine_load,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNNING = b"vllm:num_requests_running 1\n"
@@ -325,3 +331,64 @@ def test_says_what_a_general_parser_says(samples: list[Sample], data: st.DataObj
             read_engine_load(page.encode())
     else:
         assert read_engine_load(page.encode()) == expected
+
+
+def ranked_page(ranks: int) -> bytes:
+    """A page on which every number of a rank is its own."""
+    lines = []
+    for rank in range(ranks):
+        lines += [
+            f'num_requests_running{{engine="{rank}",model_name="m"}} {rank + 1}',
+            f'num_requests_waiting{{model_name="m",engine="{rank}"}} {10 + rank}',
+            f'kv_cache_usage_perc{{engine="{rank}"}} 0.{rank + 1}',
+            f'cache_config_info{{engine="{rank}",block_size="16",num_gpu_blocks="{100 * ranks}"}} 1.0',
+            f'prompt_tokens_by_source_total{{engine="{rank}",source="local_compute"}} {1000 + rank}',
+            *[f'{names[0]}{{engine="{rank}"}} {100 + rank}' for names in COUNTERS.values()],
+        ]
+    lines += ['lora_requests_info{max_lora="2",running_lora_adapters="ad",waiting_lora_adapters=""} 5']
+    return "".join(f"vllm:{line}\n" for line in lines).encode()
+
+
+def test_a_rank_has_its_own_series_and_its_share_of_the_blocks() -> None:
+    page = Exposition(ranked_page(3))
+    for rank in range(3):
+        assert page.load(rank=rank, ranks=3) == EngineLoad(
+            running=rank + 1,
+            waiting=10 + rank,
+            kv_usage=float(f"0.{rank + 1}"),
+            block_size=16,
+            num_gpu_blocks=100,
+            lora=LoraState(max_adapters=2, running=("ad",), waiting=()),
+            computed_tokens=1000.0 + rank,
+            **dict.fromkeys(COUNTERS, 100.0 + rank),
+        )
+    whole = page.load()
+    assert (whole.running, whole.num_gpu_blocks, whole.prefix_hits) == (6, 300, 303.0)
+
+
+def test_a_server_with_one_rank_may_call_it_as_it_likes() -> None:
+    """As each server does where ranks are servers of their own."""
+    page = Exposition(b'vllm:num_requests_running{engine="5"} 2\nvllm:num_requests_waiting{engine="5"} 1\n')
+    assert page.load() == EngineLoad(running=2, waiting=1)
+
+
+@pytest.mark.parametrize("label", [b"", b'{engine="0"}', b'{engine="10"}', b'{engines="1"}'])
+def test_a_rank_of_which_a_page_does_not_tell_has_no_load(label: bytes) -> None:
+    page = Exposition(b"vllm:num_requests_running" + label + b" 3\n")
+    with pytest.raises(ExpositionError, match='no vllm:num_requests_running with engine="1"'):
+        page.load(rank=1, ranks=2)
+
+
+def test_what_is_told_of_all_ranks_together_is_no_number_of_one() -> None:
+    page = Exposition(b'vllm:num_requests_running{engine="1"} 3\nvllm:prefix_cache_hits_total 9\n')
+    assert page.load(rank=1, ranks=2) == EngineLoad(running=3)
+
+
+@given(st.binary(max_size=200))
+def test_a_page_of_ranks_is_read_or_refused(noise: bytes) -> None:
+    page = ranked_page(2) + b"vllm:num_requests_waiting" + noise + b"\n"
+    try:
+        load = Exposition(page).load(rank=1, ranks=2)
+    except ExpositionError:
+        return
+    assert load.running >= 0

@@ -192,3 +192,39 @@ async def test_a_simulated_worker_says_all_that_is_read_and_learned() -> None:
     assert rates.decode_step_secs is not None
     assert 0 < rates.prefill_tokens_per_sec <= 1024 / 0.099  # timers may be late, but not early
     assert rates.decode_step_secs >= 0.009
+
+
+async def test_a_page_is_read_once_for_all_ranks_of_a_server(caplog: pytest.LogCaptureFixture) -> None:
+    readings, worker = Readings(), FakeWorker()
+    worker.text = 'vllm:num_requests_running{engine="0"} 1\nvllm:num_requests_running{engine="1"} 2\n'
+    async with serving(worker), readings:
+        readings.scraper.watch([WorkerKey(f"w/{rank}", worker.address, rank, 3) for rank in range(3)])
+        await until(lambda: len(readings.log) >= 6)
+    assert readings.log[:6] == [("w/0", EngineLoad(running=1)), ("w/1", EngineLoad(running=2)), ("w/2", None)] * 2
+    assert len(readings.log) <= 3 * len(worker.paths)
+    assert readings.count("w/1", "ok") == readings.count("w/2", "unreadable") == len(readings.log) / 3
+    (told,) = caplog.messages
+    assert told.startswith("The load of worker w/2 cannot be read: unreadable: there is no")
+
+
+async def test_a_simulated_worker_with_ranks_tells_of_each(tmp_path: Path) -> None:
+    profile = tmp_path / "profile.yaml"
+    step = "step:\n  base_secs: 0.001\n  prefill_token_secs: 0.00001\n"
+    profile.write_text(step + "block_size: 32\nkv_cache_tokens: 16000\n")
+    question = json.dumps({"model": "tiny", "prompt": "abcd" * 1024, "max_tokens": 11}).encode()
+    readings = Readings()
+    loads: dict[str, EngineLoad] = {}
+    with SimulatedWorker.start("--profile", str(profile), "--data-parallel-size", "2") as worker:
+        answer = worker.call("POST", "/v1/completions", question, headers={"X-data-parallel-rank": "1"})
+        assert answer[0] == 200
+        async with readings:
+            readings.scraper.watch([WorkerKey(f"w/{rank}", worker.address, rank, 2) for rank in range(2)])
+            await until(lambda: len(readings.log) >= 2)
+        loads = {name: load for name, load in readings.log if load is not None}
+    assert {name: (load.num_gpu_blocks, load.block_size) for name, load in loads.items()} == {
+        "w/0": (500, 32),
+        "w/1": (500, 32),
+    }
+    assert (loads["w/0"].first_tokens, loads["w/1"].first_tokens) == (0, 1)
+    assert loads["w/0"].computed_tokens == 0
+    assert loads["w/1"].computed_tokens

@@ -1,7 +1,7 @@
 import pytest
 
 from workers.engine.profile import load_profile
-from workers.simulated.settings import Settings
+from workers.simulated.settings import Settings, numbered
 
 
 def test_given_flags_replace_fields_of_the_profile() -> None:
@@ -51,3 +51,16 @@ def test_ports_names_and_topics_are_told_apart_by_number() -> None:
     one = Settings(workers=3, port=0, name="gpu{n}-w").of_worker(2)
     assert (one.port, one.name) == (0, "gpu2-w")
     assert Settings(workers=3).of_worker(2).name == ""
+
+
+@pytest.mark.parametrize("endpoint", ["ipc:///run/kv", "ipc:///run/kv-{n}", "inproc://kv"])
+def test_ranks_need_a_port_for_each(endpoint: str) -> None:
+    settings = Settings(profile="h100-8b", data_parallel_size=2, kv_events_endpoint=endpoint)
+    assert settings.faults() == ["--kv-events-endpoint needs a TCP port for several ranks"]
+    assert Settings(profile="h100-8b", data_parallel_size=2, kv_events_endpoint="tcp://*:5557").faults() == []
+
+
+def test_ranks_leave_room_between_the_ports_of_workers() -> None:
+    settings = Settings(workers=3, data_parallel_size=4, kv_events_endpoint="tcp://*:5000")
+    assert settings.of_worker(2).kv_events_endpoint == "tcp://*:5008"
+    assert numbered(settings.of_worker(2).kv_events_endpoint, 3) == "tcp://*:5011"
