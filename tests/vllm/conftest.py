@@ -19,7 +19,7 @@ from workers.vllm.tiny_lora import shape_of, write_adapter
 from workers.vllm.tiny_model import Shape, write_model
 
 HERE = Path(__file__).parent
-TIMEOUT_SECS = 600
+TIMEOUT_SECS = 900
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -16,7 +16,7 @@ from tests.support.processes import environment, wait_until
 from workers.vllm.install import DEFAULT_DIRECTORY
 from workers.vllm.launch import HOST
 
-START_SECS = 300.0
+START_SECS = 500.0
 STOP_SECS = 30.0
 ANSWER_SECS = 120.0
 LOG_TAIL_LINES = 40

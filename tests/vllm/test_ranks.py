@@ -1,5 +1,6 @@
 """Data parallel ranks of one real vLLM server: each has a cache of its own, and is chosen by itself."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import NamedTuple
 
@@ -53,8 +54,8 @@ def finished(server: VllmServer) -> dict[str, float]:
     return found
 
 
-def test_each_rank_tells_where_its_events_are(server: VllmServer) -> None:
-    sources = server.get("/kv_event_sources")
+async def test_each_rank_tells_where_its_events_are(server: VllmServer) -> None:
+    sources = await asyncio.to_thread(server.get, "/kv_event_sources")
 
     assert sorted(sources) == ["0", "1"]
     for part in ("endpoint", "replay_endpoint"):
@@ -72,6 +73,6 @@ async def test_conversations_stay_on_the_rank_that_holds_them(stage: Stage) -> N
     Outcome.of(answers).check()
     results = await more_samples(stage.gate.service, before, count=len(answers))
     assert results["equal"] >= ENOUGH * len(answers), results
-    served = finished(stage.server)
+    served = await asyncio.to_thread(finished, stage.server)
     assert set(served) == {"0", "1"}
     assert min(served.values()) > 10
