@@ -27,9 +27,7 @@ from extproc.fleet.registry import FleetRegistry, spec_of
 from extproc.fleet.worker import Fleet, WorkerKey
 from extproc.index.prefix_index import PrefixIndex
 from extproc.models.shelf import ModelShelf
-from extproc.observer.engine_rows import EngineRows
-from extproc.observer.kv_events import KvEvents
-from extproc.observer.memory import EngineMemory
+from extproc.observer.engines import Engines
 from extproc.observer.observer import Observer
 from extproc.observer.publisher import Publisher
 from extproc.observer.recording import ObservedRecording
@@ -44,7 +42,7 @@ from extproc.shm.token_store import TokenStore
 from extproc.shm.worker_table import WorkerTable
 from extproc.supervisor.boot import ChildBoot
 from extproc.supervisor.lifecycle import ChildLifecycle
-from extproc.telemetry.metrics import DiscoveryMetrics, KvEventMetrics, Metrics, TokenMetrics
+from extproc.telemetry.metrics import DiscoveryMetrics, Metrics, TokenMetrics
 from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
@@ -66,32 +64,15 @@ class ObserverProcess:
             on_result=lambda key, good: self._observer.take_result(key, good),  # noqa: PLW0108 - it is made below
         )
         prefixes = PrefixIndex(memory=segment.part(Part.PREFIX_INDEX), clock=monotonic)
-        self._kv_events = KvEvents(
+        self._engines = Engines(
             settings=settings.kv_events,
             table=table,
             prefixes=prefixes,
-            models=lambda: self._observer.models(),  # noqa: PLW0108 - it is made below
-            metrics=KvEventMetrics(),
-            clock=monotonic,
-        )
-        self._rows = EngineRows(
-            table=table,
-            prefixes=prefixes,
-            events=self._kv_events,
+            inherited=None if restored is None else restored.workers,
             worker_of=lambda key: self._observer.worker_of(key),  # noqa: PLW0108 - it is made below
+            workers=lambda: self._observer.workers(),  # noqa: PLW0108
             models=lambda: self._observer.models(),  # noqa: PLW0108
-            clock=monotonic,
         )
-        self._memory = EngineMemory(
-            settings=settings.kv_events,
-            fresh=restored is None,
-            table=table,
-            prefixes=prefixes,
-            rows=self._rows,
-            events=self._kv_events,
-            workers=lambda: self._observer.workers(),  # noqa: PLW0108 - it is made below
-        )
-        self._inherited = () if restored is None else restored.workers
         self._scraper = LoadScraper(
             settings=settings.fleet,
             metrics=metrics,
@@ -110,7 +91,7 @@ class ObserverProcess:
             watch=self._watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
-            engines=(self._rows, self._kv_events, self._memory),
+            engines=self._engines,
         )
         known = Lists(settings.workers, settings.models) if restored is None else lists_of(restored)
         self._source = discover(settings, config_file=config_file, known=known, metrics=metrics)
@@ -146,9 +127,8 @@ class ObserverProcess:
         self._scraper.watch(workers)
 
     def _take_load(self, key: WorkerKey, load: EngineLoad | None) -> None:
-        self._rows.take(key, load)
+        self._engines.take_load(key, load)
         if load is not None:
-            self._kv_events.take_load(key, load)
             self._observer.take_lora(key, load.lora)
 
     async def run(self, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -160,9 +140,8 @@ class ObserverProcess:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._prober.close)
             stack.push_async_callback(self._scraper.close)
-            stack.push_async_callback(self._kv_events.close)
-            for worker in self._inherited:
-                self._kv_events.placed(worker)
+            stack.push_async_callback(self._engines.close)
+            self._engines.begin()
             self._observer.publish()
             address = await self._admin.start()
             stack.push_async_callback(self._admin.close)
@@ -172,8 +151,8 @@ class ObserverProcess:
             tasks: set[asyncio.Task[bool]] = {
                 stopping,
                 spawn(self._observer.run(), name="observe", eternal=True),
-                spawn(self._kv_events.run(), name="kv events", eternal=True),
-                spawn(self._memory.run(), name="memory", eternal=True),
+                spawn(self._engines.follow(), name="kv events", eternal=True),
+                spawn(self._engines.remember(), name="snapshot", eternal=True),
                 spawn(self._source.watch(self._observer.take_lists), name="discover", eternal=True),
             }
             try:
@@ -182,7 +161,6 @@ class ObserverProcess:
                 for task in tasks:
                     task.cancel()
                 outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-                self._memory.write()
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome

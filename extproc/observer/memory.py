@@ -31,8 +31,7 @@ NOTHING = np.empty(0, np.uint64), np.empty(0, np.float64)
 class EngineMemory:
     """The snapshot of one service: read once at the start, then written by one process.
 
-    To be told of workers that come after :class:`KvEvents` and :class:`EngineRows` are. With ``fresh`` the shared
-    memory is new: else it has all this itself, besides what is known of the engines' blocks.
+    With ``fresh`` the shared memory is new: else it has all this itself, besides what is known of the engines' blocks.
     """
 
     def __init__(
@@ -80,12 +79,6 @@ class EngineMemory:
             logger.warning("What worker %s was sent is not known: %s", worker.id, error)
             return
         self._prefixes.claim(hashes.astype(np.uint64), worker.slot, ages=np.nan_to_num(ages.astype(np.float64)))
-
-    def recovered(self, worker: Worker) -> None:
-        """Nothing follows."""
-
-    def gone(self, worker: Worker) -> None:
-        """Nothing follows."""
 
     async def run(self) -> NoReturn:
         """Write from time to time, until cancelled."""

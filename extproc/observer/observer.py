@@ -19,7 +19,7 @@ LOOK_INTERVAL_SECS = 0.25
 
 
 class Engines(Protocol):
-    """Who keeps something of what is known of the engines."""
+    """Who keeps what is known of the engines (:class:`extproc.observer.engines.Engines`)."""
 
     def placed(self, worker: Worker) -> None:
         """A new worker has got a slot."""
@@ -39,7 +39,7 @@ class Observer:
     ``LOOK_INTERVAL_SECS``, only while a worker is leaving or waits for a slot, or a write has to be tried again.
 
     ``watch`` is told which workers to probe; ``in_flight`` returns the requests in flight by slot. ``models`` are those
-    that a predecessor published. ``engines`` are told in turn who comes, recovers and goes, before anybody else is.
+    that a predecessor published. ``engines`` is told who comes, recovers and goes, before anybody else is.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Observer:
         watch: Callable[[Collection[WorkerKey]], None],
         clock: Callable[[], float],
         models: tuple[ModelSpec, ...],
-        engines: Sequence[Engines],
+        engines: Engines,
     ) -> None:
         self._registry = registry
         self._publisher = publisher
@@ -128,16 +128,13 @@ class Observer:
         before, self._by_key = self._by_key, {worker.key: worker for worker in workers}
         for key, worker in before.items():
             if key not in self._by_key:
-                for engines in self._engines:
-                    engines.gone(worker)
+                self._engines.gone(worker)
         for key, worker in self._by_key.items():
             known = before.get(key)
             if known is None:
-                for engines in self._engines:
-                    engines.placed(worker)
+                self._engines.placed(worker)
             elif worker.healthy and not known.healthy:
-                for engines in self._engines:
-                    engines.recovered(worker)
+                self._engines.recovered(worker)
 
     async def _wait(self, next_look: float) -> None:
         restless = self._registry.restless or self._publisher.behind

@@ -60,14 +60,7 @@ class Deciding:
         process_slot = self._slot = row.slot
         table = WorkerTable(segment)
         routing = settings.routing
-        prefixes = PrefixIndex(
-            memory=segment.part(Part.PREFIX_INDEX),
-            clock=monotonic,
-            half_life_secs=routing.prefix_half_life_secs,
-            half_lives=table.engines[:, Engine.HALF_LIFE_SECS],
-            cached_since=table.engines[:, Engine.CACHED_SINCE],
-            lower_tier_weight=settings.kv_events.lower_tier_weight,
-        )
+        prefixes = _prefix_index(settings, segment, table)
         self.breakers = Breakers(
             table=table,
             settings=settings.fleet,
@@ -127,6 +120,17 @@ class Deciding:
         if self._slot in slots:
             self.breakers.rank, self.breakers.routers = slots.index(self._slot), len(slots)
         self.accounts.sweep()
+
+
+def _prefix_index(settings: Settings, segment: Segment, table: WorkerTable) -> PrefixIndex:
+    return PrefixIndex(
+        memory=segment.part(Part.PREFIX_INDEX),
+        clock=monotonic,
+        half_life_secs=settings.routing.prefix_half_life_secs,
+        half_lives=table.engines[:, Engine.HALF_LIFE_SECS],
+        cached_since=table.engines[:, Engine.CACHED_SINCE],
+        lower_tier_weight=settings.kv_events.lower_tier_weight,
+    )
 
 
 def _recorder(settings: Settings, segment: Segment, table: WorkerTable, row: ProcessRow) -> Recorder | None:

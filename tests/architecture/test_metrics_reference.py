@@ -16,7 +16,7 @@ from extproc.fleet.load.scraper import ScrapeResult
 from extproc.policies.base import Reason
 from extproc.server.base import CloseReason
 from extproc.supervisor.process import Cause
-from extproc.telemetry.metrics import DiscoveryMetrics, Metrics, TokenMetrics
+from extproc.telemetry.metrics import DiscoveryMetrics, KvEventMetrics, Metrics, TokenMetrics
 from extproc.tokens.backend import Reason as LoadReason
 from tests.support.fleets import worker
 from tests.support.service_state import FakeState, process, token_cache
@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "extproc" / "telemetry" / "README.md"
 
 def exposed() -> Iterator[str]:
     """One table row for every metric, as the page must have it."""
-    groups = (Metrics(), TokenMetrics(), DiscoveryMetrics())
+    groups = (Metrics(), TokenMetrics(), DiscoveryMetrics(), KvEventMetrics())
     for metric in (metric for group in groups for metric in vars(group).values()):
         (family,) = metric.describe()
         yield row(family.name, family.type, metric._labelnames, family.documentation)

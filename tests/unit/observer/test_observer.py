@@ -46,7 +46,7 @@ class Surroundings:
             watch=self.watch,
             clock=monotonic,
             models=() if restored is None else restored.models,
-            engines=(self,),
+            engines=self,
         )
 
     def placed(self, worker: Worker) -> None:
