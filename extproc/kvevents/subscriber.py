@@ -18,7 +18,7 @@ from extproc.kvevents.endpoints import Place, events_place, replay_address
 from extproc.kvevents.sources import EventSource
 from extproc.kvevents.stream import Counts, EventStream, Position, Problem, Sink
 
-GROUP_SECS = 0.005
+GROUP_SECS = 0.002
 """How long messages are let gather before they are read."""
 SLICE = 256
 """Messages that are read before others have their turn."""

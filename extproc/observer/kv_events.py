@@ -30,7 +30,7 @@ from extproc.telemetry.tasks import spawn
 
 logger = logging.getLogger(__name__)
 
-FLUSH_SECS = 0.005
+FLUSH_SECS = 0.002
 """How long changes of all engines are gathered before they go into the index as one."""
 LOOK_SECS = 0.25
 ASK_TIMEOUT_SECS = 2.0

@@ -2,10 +2,11 @@
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
-from tests.vllm.gateway import Answer, Gateway
+from tests.support.event_reader import EventReader
+from tests.vllm.gateway import Answer, Gateway, heard
 
 CONVERSATIONS = 20
 ENOUGH = 0.99
@@ -23,10 +24,14 @@ class Conversations:
             [{"role": "system", "content": systems[number % len(systems)]}] for number in range(CONVERSATIONS)
         ]
 
-    async def play(self, gate: Gateway, *, requests: int) -> list[Answer]:
-        """Ask one after the other."""
+    async def play(
+        self, gate: Gateway, *, requests: int, readers: Mapping[str, EventReader] | None = None
+    ) -> list[Answer]:
+        """Ask one after the other, each when the service has heard all that the ``readers`` of the engines have."""
         answers = []
         for number in range(requests):
+            for worker, reader in (readers or {}).items():
+                await heard(gate.service, worker, reader)
             messages = self._messages[number % CONVERSATIONS]
             messages.append({"role": "user", "content": self._text(self._random.choice((5, 30, 90)))})
             answer = await gate.chat(messages, max_tokens=self._random.choice((1, 20, 50)))

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from extproc.shm.worker_table import Trust
 from tests.support.deployment import data_plane
+from tests.support.event_reader import EventReader
 from tests.support.service import Service
 from tests.support.waiting import until
 from tests.vllm.servers import ADAPTER, BLOCK_TOKENS
@@ -92,6 +93,16 @@ class Gateway:
             assert prompt["exact"]
             assert len(ids) == prompt["count"]
             return ids
+
+
+async def heard(service: Service, worker: str, reader: EventReader) -> None:
+    """Wait until a service has taken in all that an engine has announced, which takes it milliseconds."""
+
+    async def all_of_it() -> bool:
+        taken = await service.metric("extproc_kv_event_batches_total", worker=worker, result="batches")
+        return taken >= len(reader.drain())
+
+    await until(all_of_it, deadline_secs=SETTLED_SECS)
 
 
 def _body(fields: Mapping[str, object]) -> dict[str, object]:

@@ -6,10 +6,12 @@ import uuid
 import pytest
 
 from extproc.shm.worker_table import Trust
+from tests.support.event_reader import EventReader
 from tests.support.waiting import until
 from tests.vllm.conversations import CONVERSATIONS, ENOUGH, Conversations, Outcome
 from tests.vllm.gateway import (
     SETTLED_SECS,
+    Answer,
     Gateway,
     more_samples,
     samples,
@@ -21,6 +23,7 @@ from tests.vllm.servers import ADAPTER, BLOCK_TOKENS, VllmServer
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 TURNS = 10
+MOST_ROUNDS = 6
 LOOKS = 20
 """At a cache that was emptied, each with a prompt of its own: asked once, it is cached again."""
 
@@ -29,11 +32,19 @@ def long_text() -> str:
     return f"[{uuid.uuid4()}] " + "What was computed once is kept for whoever asks again. " * 20
 
 
-async def test_what_is_predicted_for_200_turns_is_what_engines_report(fresh: Gateway) -> None:
+async def test_what_is_predicted_for_200_turns_is_what_engines_report(
+    fresh: Gateway, servers: dict[str, VllmServer], readers: dict[str, EventReader]
+) -> None:
     await trusted(fresh.service, "vllm-1", "vllm-2")
+    for name, reader in readers.items():
+        # So that the first batch is known, and from there all that were ever sent.
+        await asyncio.to_thread(
+            servers[name].post, "/v1/completions", {"model": "tiny", "prompt": [7], "max_tokens": 40}
+        )
+        await asyncio.to_thread(reader.wait_for_first)
     before = await samples(fresh.service)
 
-    answers = await Conversations(seed=1).play(fresh, requests=CONVERSATIONS * TURNS)
+    answers = await Conversations(seed=1).play(fresh, requests=CONVERSATIONS * TURNS, readers=readers)
 
     results = await more_samples(fresh.service, before, count=len(answers))
     assert results["equal"] >= ENOUGH * len(answers), results
@@ -110,7 +121,12 @@ async def test_the_index_follows_an_engine_that_is_killed_and_comes_back(
     await trusted(fresh.service, *servers)
     before = await samples(fresh.service)
 
-    answers = await Conversations(seed=3).play(fresh, requests=CONVERSATIONS * 3)
+    answers: list[Answer] = []
+    for seed in range(3, 3 + MOST_ROUNDS):
+        # New system prompts go to either engine, as both are idle.
+        answers += await Conversations(seed=seed).play(fresh, requests=CONVERSATIONS * 3)
+        if {answer.worker for answer in answers} == set(servers):
+            break
 
     assert {answer.worker for answer in answers} == set(servers)
     Outcome.of(answers).check()

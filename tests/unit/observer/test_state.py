@@ -84,4 +84,4 @@ def test_shows_how_full_the_prefix_index_is(segment: Segment) -> None:
     state = shared_state(segment)
     assert state.prefix_index().blocks == 0
     index_of(segment).record(prompt(160).block_hashes, 3)
-    assert (state.prefix_index().blocks, state.prefix_index().capacity_blocks) == (10, (1 << 16) // 160 * 8)
+    assert (state.prefix_index().blocks, state.prefix_index().capacity_blocks) == (10, ((1 << 16) - 256) // 288 * 8)
