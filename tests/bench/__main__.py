@@ -1,12 +1,13 @@
 """``make bench``: what a request costs, side by side in one run.
 
 `tokens` prints what tokenizing a prompt costs, `policies` what choosing a worker costs on top of that, `recording` what
-it costs to be recorded, and `kv_events` how fast the caches of engines are followed. `requests` drives the real Envoy
-with ``wrk`` and prints, for each set-up and body size, the CPU microseconds per request on our side and on Envoy's,
-requests per second and latency. `peers` compares us with other gateways, which ``make bench-peers`` installs. These two
-need ``wrk`` (Debian package ``wrk``). `routing` plays three loads in real time to 8 simulated engines behind several
-policies of ours, and behind another gateway where that is installed: who answers sooner, and how much of it from
-caches. Ratios within one run are the result; absolute times belong to the machine.
+it costs to be recorded, `kv_events` how fast the events of engines are read, and `kv_follow` what following 64 engines
+takes of a core and of a router's time for a choice. `requests` drives the real Envoy with ``wrk`` and prints, for each
+set-up and body size, the CPU microseconds per request on our side and on Envoy's, requests per second and latency.
+`peers` compares us with other gateways, which ``make bench-peers`` installs. These two need ``wrk`` (Debian package
+``wrk``). `routing` plays three loads in real time to 8 simulated engines behind several policies of ours, and behind
+another gateway where that is installed: who answers sooner, and how much of it from caches. Ratios within one run are
+the result; absolute times belong to the machine.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tests.bench.gateways import SMG
 from tests.bench.kv_events import measure_kv_events
+from tests.bench.kv_follow import measure_kv_follow
 from tests.bench.load import Effort
 from tests.bench.peers import measure_peers, print_measured, ratio_rows
 from tests.bench.policies import measure_policies
@@ -83,6 +85,10 @@ def _kv_events(_arguments: argparse.Namespace) -> int:
     return print_rows(list(measure_kv_events()))
 
 
+def _kv_follow(_arguments: argparse.Namespace) -> int:
+    return print_rows(list(measure_kv_follow()))
+
+
 def _requests(arguments: argparse.Namespace) -> int:
     results, idle = asyncio.run(_measure_requests(_effort(arguments)))
     print_table(results)
@@ -110,11 +116,12 @@ PARTS: dict[str, Callable[[argparse.Namespace], int]] = {
     "policies": _policies,
     "recording": _recording,
     "kv_events": _kv_events,
+    "kv_follow": _kv_follow,
     "requests": _requests,
     "peers": _peers,
     "routing": _routing,
 }
-DEFAULT = ("tokens", "policies", "recording", "kv_events", "requests")
+DEFAULT = ("tokens", "policies", "recording", "kv_events", "kv_follow", "requests")
 
 
 async def _measure_requests(effort: Effort) -> tuple[list[Result], Idle]:
