@@ -79,9 +79,12 @@ class EngineCache:
                 batch = decode_batch(payload)
             except PayloadError as error:
                 self._lose(Doubt.PAYLOAD, str(error), now)
+                # What came before it may have been undone by it.
+                events.clear()
                 continue
             if batch.rank is not None and batch.rank != self._rank:
                 self._lose(Doubt.RANK, f"the batches are of rank {batch.rank}", now)
+                events.clear()
                 continue
             events += batch.events
             self._on_lag(max(self._wall_clock() - batch.time, 0.0))
