@@ -18,7 +18,7 @@ from extproc.fleet.worker import Worker, WorkerKey
 from extproc.fleet.worker_http import split_address
 from extproc.index.block_hash import Hashes, root_hash
 from extproc.index.prefix_index import PrefixIndex, Tier
-from extproc.kvevents.engine_blocks import EngineBlocks
+from extproc.kvevents.engine_blocks import Changes, EngineBlocks
 from extproc.kvevents.engine_cache import Doubt, EngineCache
 from extproc.kvevents.sources import EventSource, ask_models, ask_sources, configured_source
 from extproc.kvevents.stream import Position, Problem
@@ -236,8 +236,7 @@ class KvEvents:
         worker = followed.worker
         if source == followed.source and spec == followed.spec:
             return
-        followed.leave()
-        self._conclude(followed)
+        self._leave(followed)
         if source is None:
             logger.info("Worker %s publishes no KV-cache events", worker.id)
             return
@@ -302,31 +301,16 @@ class KvEvents:
         """Put what has changed into the index."""
         self._flush_due = False
         dirty, self._dirty = self._dirty, set()
-        gained: tuple[list[Hashes], list[Hashes]] = ([], [])
-        lost: tuple[list[Hashes], list[Hashes]] = ([], [])
-        gainers: tuple[list[int], list[int]] = ([], [])
-        losers: tuple[list[int], list[int]] = ([], [])
         followed_ones = [self._followed[key] for key in dirty if key in self._followed]
+        changed: list[tuple[int, Changes]] = []
         for followed in followed_ones:
             if followed.cache is None:
                 continue
-            slot = followed.worker.slot
             changes = followed.cache.take_changes()
-            if changes.cleared and followed.told:
-                self._prefixes.clear_held(slot)
+            # Forgetting takes milliseconds, and of an engine that is new there is nothing to forget.
+            changed.append((followed.worker.slot, changes._replace(cleared=changes.cleared and followed.told)))
             followed.told = True
-            for tier in Tier:
-                gained[tier].append(changes.gained[tier])
-                gainers[tier].append(slot)
-                lost[tier].append(changes.lost[tier])
-                losers[tier].append(slot)
-        for tier in Tier:
-            hashes, slots = _joined(lost[tier], losers[tier])
-            if len(hashes):
-                self._prefixes.release(hashes, slots, tier=tier)
-            hashes, slots = _joined(gained[tier], gainers[tier])
-            if len(hashes):
-                self._prefixes.hold(hashes, slots, tier=tier)
+        apply_changes(self._prefixes, changed)
         for followed in followed_ones:
             self._conclude(followed)
 
@@ -361,11 +345,17 @@ class KvEvents:
             outcomes[Outcome.PRECISION] = outcomes[Outcome.PRECISION_SAMPLES] = 0.0
             # Before the routers believe it to hold nothing else.
             self._prefixes.clear_claims(worker.slot)
-        elif cache is None and followed.told:
-            self._prefixes.clear_held(worker.slot)
         self._prefixes.set_precise(worker.slot, precise=precise)
         self._table.engines[worker.slot, Engine.TRUST] = Trust.PRECISE if precise else Trust.APPROXIMATE
         logger.info("The cache of worker %s is known %s", worker.id, "precisely" if precise else "approximately")
+
+    def _leave(self, followed: _Followed) -> None:
+        """Follow an engine no more whose worker stays: nobody would take back what it has said."""
+        followed.leave()
+        if followed.told:
+            followed.told = False
+            self._prefixes.clear_held(followed.worker.slot)
+        self._conclude(followed)
 
     def _doubt_predictions(self, followed: _Followed) -> None:
         outcomes = self._table.outcomes[followed.worker.slot]
@@ -382,8 +372,7 @@ class KvEvents:
         source, spec = followed.source, followed.spec
         assert source is not None
         assert spec is not None
-        followed.leave()
-        self._conclude(followed)
+        self._leave(followed)
         self._subscribe(followed, source, spec)
 
     def _count(self, followed: _Followed) -> None:
@@ -411,6 +400,21 @@ class KvEvents:
 def root_of(spec: ModelSpec, lora: str, cache_salt: str) -> int:
     """Return the start of the chain of a prompt to a model, as :mod:`extproc.models.model` has it."""
     return root_hash(model=spec.name, lora=lora, cache_salt=cache_salt)
+
+
+def apply_changes(prefixes: PrefixIndex, changed: Sequence[tuple[int, Changes]]) -> None:
+    """Put into the index what changed at some workers, each named by its slot."""
+    for slot, changes in changed:
+        if changes.cleared:
+            prefixes.clear_held(slot)
+    slots = [slot for slot, _ in changed]
+    for tier in Tier:
+        hashes, holders = _joined([changes.lost[tier] for _, changes in changed], slots)
+        if len(hashes):
+            prefixes.release(hashes, holders, tier=tier)
+        hashes, holders = _joined([changes.gained[tier] for _, changes in changed], slots)
+        if len(hashes):
+            prefixes.hold(hashes, holders, tier=tier)
 
 
 def _joined(parts: list[Hashes], slots: list[int]) -> tuple[Hashes, "np.typing.NDArray[np.int64]"]:

@@ -190,7 +190,7 @@ class _Router:
 
     def decide_for(self, secs: float) -> float:
         """Choose for so many seconds; return the median microseconds of a choice."""
-        times = []
+        times: list[float] = []
         until = monotonic() + secs
         while monotonic() < until or not times:
             request = make_request(_PROMPT_BLOCKS * BLOCK_SIZE, self._number)

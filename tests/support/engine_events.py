@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 
 from extproc.config.kv_events import KvEventsSettings
@@ -58,6 +59,25 @@ def removed(event: BlockStored, *at: int, medium: str | None = "GPU", group: int
     return BlockRemoved([event.block_hashes[number] for number in at], medium, group)
 
 
+def on_wire(event: Event) -> dict[str, object]:
+    """An event as an engine writes it."""
+    if isinstance(event, AllBlocksCleared):
+        return {"type": "AllBlocksCleared"}
+    names = list(event.block_hashes)
+    if isinstance(event, BlockRemoved):
+        return {"type": "BlockRemoved", "block_hashes": names, "medium": event.medium}
+    return {
+        "type": "BlockStored", "block_hashes": names, "parent_block_hash": event.parent,
+        "token_ids": list(event.token_ids), "block_size": event.block_size, "lora_id": None, "medium": event.medium,
+        "lora_name": event.lora_name, "extra_keys": None if event.extra_keys is None else list(event.extra_keys),
+    }  # fmt: skip
+
+
+def payload(*events: Event, seconds: float = 1e9, rank: int | None = 0) -> bytes:
+    """A batch of events, put together at ``seconds``."""
+    return msgspec.msgpack.encode([seconds, [on_wire(event) for event in events], *([] if rank is None else [rank])])
+
+
 class Told:
     """What was told of an engine's blocks, put together from its changes."""
 
@@ -88,6 +108,21 @@ class Cache:
         self._copies: tuple[list[tuple[EngineHash, tuple[int, ...]]], ...] = ([], [])
         self._roots = [("", ""), ("ad1", ""), ("", "salt"), ("ad1", "salt")]
 
+    def clear(self) -> None:
+        """Lose everything without a word, as in a restart."""
+        for copies in self._copies:
+            copies.clear()
+
+    def turn_over(self) -> list[Event]:
+        """Let every copy make room."""
+        events: list[Event] = [
+            BlockRemoved([block for block, _ in copies], medium)
+            for copies, medium in zip(self._copies, ("GPU", "CPU"), strict=True)
+            if copies
+        ]
+        self.clear()
+        return events
+
     @property
     def held(self) -> tuple[set[int], set[int]]:
         near, far = ({own for _, all_own in copies for own in all_own} for copies in self._copies)
@@ -100,8 +135,7 @@ class Cache:
         copies = self._copies[tier]
         draw = rng.random()
         if draw < 0.02:
-            for both in self._copies:
-                both.clear()
+            self.clear()
             return AllBlocksCleared()
         if draw < 0.5 and copies:
             gone = [copies.pop(rng.randrange(len(copies))) for _ in range(rng.randint(1, min(3, len(copies))))]
