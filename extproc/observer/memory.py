@@ -109,8 +109,7 @@ class EngineMemory:
         hashes, ages = claims
         engine, outcome = self._table.engines[worker.slot], self._table.outcomes[worker.slot]
         return KnownWorker(
-            id=worker.id,
-            address=worker.address,
+            key=worker.key,
             blocks=blocks,
             claims=snapshot.pack(hashes),
             ages=snapshot.pack(np.asarray(ages)),

@@ -55,18 +55,12 @@ class KnownWorker(msgspec.Struct, frozen=True):
     ``engine`` and ``outcome`` are what was learned of its speed, by the names of the rows' numbers.
     """
 
-    id: str
-    address: str
+    key: WorkerKey
     blocks: KnownBlocks | None
     claims: Packed
     ages: Packed
     engine: dict[str, float]
     outcome: dict[str, float]
-
-    @property
-    def key(self) -> WorkerKey:
-        """Who it is."""
-        return WorkerKey(self.id, self.address)
 
 
 class Snapshot(msgspec.Struct, frozen=True):

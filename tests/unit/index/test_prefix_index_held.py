@@ -210,3 +210,22 @@ def test_the_index_says_what_it_was_told(  # noqa: C901 - one branch a word
         leading = next((number for number in range(len(POOL)) if number not in anywhere), len(POOL))
         assert shared.match(POOL, slot) == shared.router.leading_blocks(POOL, slot) == leading
     assert shared.observer.state().blocks == len(used)
+
+
+def test_what_was_sent_can_be_taken_to_another_index_with_its_age() -> None:
+    before, prompt = Shared(), blocks(300)
+    before.router.record(prompt[:200], 70)
+    before.clock.advance(10.0)
+    before.router.record(prompt[200:], 70)
+    before.router.record(prompt, 71)
+    before.clock.advance(5.0)
+    hashes, ages = before.router.claims(70)
+    assert len(hashes) == 300
+    assert sorted(set(np.round(ages))) == [5]
+    after = Shared(half_lives={130: 5.0})
+    after.half_lives[130] = 5.0
+    after.router.record(prompt[:100], 131)
+    after.router.claim(hashes, 130, ages=np.where(np.isin(hashes, prompt & ~np.uint64(15)), ages, -1.0))
+    assert after.match(prompt[:100], 130) == 100
+    assert after.match(prompt, 130) == pytest.approx(150, rel=0.02)
+    assert after.match(prompt, 131) == 100
