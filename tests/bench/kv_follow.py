@@ -114,6 +114,8 @@ def _following(feeds: Sequence[Feed], cores: Sequence[int]) -> Iterator[Row]:
     yield Row(f"{_WHAT}: engines known wrongly", f"{wrong}", "0", wrong == 0)
     used = followed.cpu_secs / followed.wall_secs
     yield Row(f"{_WHAT}: follower's CPU", f"{used:.2f} cores", f"< {CORES_BAR:g}", used < CORES_BAR)
+    yield Row(f"{_WHAT}: waited for a core", f"{1000 * followed.waited_secs:,.0f} ms")
+    yield Row(f"{_WHAT}: longest collection", f"{1000 * followed.longest_collection_secs:.1f} ms")
     yield from _lag_rows("to reading", followed.to_reading)
     yield from _lag_rows("to the index", followed.to_index)
 

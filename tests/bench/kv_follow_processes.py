@@ -53,12 +53,15 @@ class Published:
 class Followed:
     """What following took since it was told to begin.
 
-    ``to_reading`` and ``to_index`` have for each batch the seconds from its sending. ``batches`` were read and
-    ``blocks`` are known of each engine, all from the start.
+    ``waited_secs`` is how long its threads could have run and had no core, which tells how much else the machine does,
+    and ``longest_collection_secs`` the longest pause for garbage. ``to_reading`` and ``to_index`` have for each batch
+    the seconds from its sending. ``batches`` were read and ``blocks`` are known of each engine, all from the start.
     """
 
     cpu_secs: float
     wall_secs: float
+    waited_secs: float
+    longest_collection_secs: float
     to_reading: list[float]
     to_index: list[float]
     batches: int
@@ -193,6 +196,34 @@ class _Index(PrefixIndex):
         self.kept.arrived()
 
 
+class _Collections:
+    """Times the collections of garbage; a callback of :mod:`gc`."""
+
+    def __init__(self) -> None:
+        self.longest_secs = 0.0
+        self._started = 0.0
+
+    def __call__(self, phase: str, _info: dict[str, int]) -> None:
+        if phase == "start":
+            self._started = time.perf_counter()
+        else:
+            self.longest_secs = max(self.longest_secs, time.perf_counter() - self._started)
+
+
+@dataclass(frozen=True)
+class _Times:
+    """What this process has had so far, all threads together."""
+
+    cpu_secs: float
+    wall_secs: float
+    waited_secs: float
+
+    @classmethod
+    def now(cls) -> "_Times":
+        waited = sum(int(file.read_text().split()[1]) for file in Path("/proc/self/task").glob("*/schedstat"))
+        return cls(time.process_time(), time.monotonic(), waited / 1e9)
+
+
 async def _follow(orders: Connection, segment: Segment, endpoints: Sequence[str]) -> None:
     metrics = KvEventMetrics()
     kept = metrics.lag_seconds = _Kept()
@@ -214,7 +245,9 @@ async def _follow(orders: Connection, segment: Segment, endpoints: Sequence[str]
     asyncio.get_running_loop().add_reader(orders.fileno(), told.set)
     # The loop has changed that, and a report is longer than the pipe.
     os.set_blocking(orders.fileno(), True)
-    started = (time.process_time(), time.monotonic())
+    collections = _Collections()
+    gc.callbacks.append(collections)
+    started = _Times.now()
     try:
         while True:
             await told.wait()
@@ -222,14 +255,25 @@ async def _follow(orders: Connection, segment: Segment, endpoints: Sequence[str]
             told.clear()
             if order == "begin":
                 kept.begin()
-                started = (time.process_time(), time.monotonic())
+                collections.longest_secs = 0.0
+                started = _Times.now()
                 orders.send("begun")
             elif order == "batches":
                 orders.send(kept.read)
             elif order == "report":
-                cpu_secs, wall_secs = time.process_time() - started[0], time.monotonic() - started[1]
-                blocks = [events.blocks(worker.key) for worker in workers]
-                orders.send(Followed(cpu_secs, wall_secs, kept.lags, kept.to_index, kept.read, blocks))
+                ended = _Times.now()
+                orders.send(
+                    Followed(
+                        cpu_secs=ended.cpu_secs - started.cpu_secs,
+                        wall_secs=ended.wall_secs - started.wall_secs,
+                        waited_secs=ended.waited_secs - started.waited_secs,
+                        longest_collection_secs=collections.longest_secs,
+                        to_reading=kept.lags,
+                        to_index=kept.to_index,
+                        batches=kept.read,
+                        blocks=[events.blocks(worker.key) for worker in workers],
+                    )
+                )
             else:
                 return
     finally:
