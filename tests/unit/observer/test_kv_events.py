@@ -19,7 +19,7 @@ from extproc.kvevents.stream import Problem
 from extproc.observer.kv_events import DISTRUST_SECS, LEAST_LIFETIMES, LEAST_SAMPLES, KvEvents, root_of
 from extproc.shm.worker_table import Engine, Outcome, Trust
 from extproc.telemetry.metrics import KvEventMetrics
-from tests.support.engine_events import SIZE, removed, stored
+from tests.support.engine_events import SIZE, payload, removed, stored
 from tests.support.fleets import Shared
 from tests.support.kv_publisher import KvPublisher
 from tests.support.waiting import until
@@ -191,6 +191,43 @@ async def test_after_a_gap_that_nothing_fills_a_worker_is_approximate_until_its_
     stage.events.look()
     assert stage.is_precise()
     assert stage.leading(OTHERS) == 4
+
+
+async def follow_without_replay(stage: Stage) -> tuple[Worker, KvPublisher]:
+    """Return a worker that is precise and has been read, and its engine, which has published one batch."""
+    publisher = stage.publisher(replay=False)
+    worker = stage.place(publisher)
+    await stage.wait(lambda: b"" in publisher.subscribed)
+    publisher.publish(stored(TOKENS))
+    await stage.wait(stage.is_precise)
+    stage.events.take_load(worker.key, EngineLoad(running=0))
+    return worker, publisher
+
+
+async def test_without_a_replay_a_restart_that_only_the_counters_tell_of_leaves_nothing_of_the_old_cache(
+    stage: Stage,
+) -> None:
+    worker, publisher = await follow_without_replay(stage)
+    # The first batch of the new incarnation is lost, and so the second has just the number that is expected.
+    publisher.sent = [b"lost"]
+    stage.events.restarted(worker)
+    publisher.publish(stored(OTHERS))
+    await stage.wait(lambda: stage.holds(OTHERS))
+
+    assert (stage.is_precise(), stage.leading(TOKENS)) == (False, 0)
+
+
+async def test_without_a_replay_a_restart_that_the_stream_has_shown_is_not_taken_for_another(stage: Stage) -> None:
+    worker, publisher = await follow_without_replay(stage)
+    publisher.sent = []
+    publisher.send(0, payload(stored(OTHERS), seconds=2e9))
+    await stage.wait(lambda: stage.holds(OTHERS))
+    stage.events.restarted(worker)
+    stage.events.flush()
+    stage.events.look()
+
+    assert stage.is_precise()
+    assert (stage.leading(OTHERS), stage.leading(TOKENS)) == (4, 0)
 
 
 async def test_a_gap_that_a_replay_fills_leaves_a_worker_precise(stage: Stage) -> None:
