@@ -58,6 +58,7 @@ class _Followed:
         self.told = False
         self.distrusted = 0
         self.distrusted_until = 0.0
+        self.read_at = 0.0
         self.counted: dict[str, int] = {}
         self.warned: set[str] = set()
         self.remembered: KnownBlocks | None = None
@@ -123,6 +124,12 @@ class KvEvents:
     def restarted(self, worker: Worker) -> None:
         """Take notice that an engine counts from zero again."""
         self._look_again(worker.key)
+        followed = self._followed.get(worker.key)
+        if followed is None or followed.cache is None or followed.subscription is None:
+            return
+        if not followed.subscription.has_replay and followed.cache.unknown_since <= followed.read_at:
+            # Its stream has not begun anew since, and may never seem to: the next number can fit by chance.
+            followed.cache.reset(complete=False)
 
     def gone(self, worker: Worker) -> None:
         """Follow a worker no more."""
@@ -138,6 +145,7 @@ class KvEvents:
         followed = self._followed.get(key)
         if followed is None or followed.cache is None:
             return
+        followed.read_at = self._clock()
         followed.cache.compare(load, silent_after_secs=self._settings.silent_after_secs)
         followed.cache.turned_over(float(self._table.engines[followed.worker.slot, Engine.CACHED_SINCE]))
 

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import msgspec
 import zmq
+
+from extproc.kvevents.events import Event
+from tests.support.engine_events import payload
 
 END = b"\xff" * 8
 Message = tuple[int, bytes]
@@ -43,15 +45,15 @@ class KvPublisher:
     ) -> None:
         self._context.destroy(linger=0)
 
-    def make(self) -> Message:
+    def make(self, *events: Event) -> Message:
         """The next batch, which nobody gets but by a replay."""
         number = len(self.sent)
-        self.sent.append(msgspec.msgpack.encode([1e9 + number, [], 0]))
+        self.sent.append(payload(*events, seconds=1e9 + number))
         return number, self.sent[number]
 
-    def publish(self) -> None:
+    def publish(self, *events: Event) -> None:
         """Send the next batch."""
-        self.send(*self.make())
+        self.send(*self.make(*events))
 
     def send(self, number: int, payload: bytes) -> None:
         self.socket.send_multipart([self.topic, number.to_bytes(8, "big"), payload])
@@ -65,6 +67,6 @@ class KvPublisher:
             client, _, first = self.router.recv_multipart()
             self.questions.append(int.from_bytes(first, "big"))
             messages = [(number, self.sent[number]) for number in range(self.questions[-1], len(self.sent))]
-            for number, payload in self.lossy(messages):
-                self.router.send_multipart([client, b"", self.topic, number.to_bytes(8, "big"), payload])
+            for number, sent in self.lossy(messages):
+                self.router.send_multipart([client, b"", self.topic, number.to_bytes(8, "big"), sent])
             self.router.send_multipart([client, b"", b"", END, b""])
