@@ -132,6 +132,11 @@ class EngineBlocks:
             hashes.clear()
         return Changes(cleared, (near[0], far[0]), (near[1], far[1]))
 
+    def some_held(self, tier: int, *, after: int, most: int) -> Hashes:
+        """Return up to so many of the blocks that a tier holds, leaving out the first ``after``."""
+        held = self._entries.some_held(tier, after=after, most=most)
+        return np.fromiter(held, np.uint64, len(held))
+
     def expire(self, now: float) -> None:
         """Reject the events that have waited too long for the block they follow."""
         if self._orphans:

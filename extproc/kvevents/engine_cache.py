@@ -29,6 +29,8 @@ class Doubt(StrEnum):
     """The engine computes prompts and announces nothing: a wrong endpoint or topic, most likely."""
     IMPRECISE = "imprecise"
     """What was predicted does not agree with what the engine reports."""
+    ROOM = "room"
+    """Blocks of its follow others that are not known, or not any more for want of room (`kv_events.max_blocks`)."""
     MODEL = "model"
     """It is not known which of the configured models the worker serves."""
 
@@ -65,6 +67,7 @@ class EngineCache:
         self._on_lag = on_lag
         self._on_batches = on_batches
         self._heard = 0
+        self._rejected = 0
         self._watched: tuple[int, float, float] | None = None
         self._quiet_since = 0.0
 
@@ -110,6 +113,12 @@ class EngineCache:
     def take_changes(self) -> Changes:
         """Return what changed since the last call."""
         self.blocks.expire(self._clock())
+        rejected = self.blocks.orphans_rejected
+        if rejected > self._rejected and self.complete:
+            self._on_doubt(Doubt.ROOM, f"{rejected - self._rejected} events follow blocks that are not known")
+            self.complete = False
+            self.unknown_since = self._clock()
+        self._rejected = rejected
         return self.blocks.take_changes()
 
     def turned_over(self, since: float) -> None:

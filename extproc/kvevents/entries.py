@@ -16,6 +16,7 @@ those go first that have had no copy for longest, and then those that have been 
 some of these are never said to be removed.
 """
 
+import itertools
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,20 +40,23 @@ class Entries:
         self.forgotten = 0
         self._most = most
         self.cleared = False
+        self.index: dict[EngineHash, int] = {}
+        self.lost: tuple[set[int], set[int]] = (set(), set())
         self.clear()
-        self.cleared = False
 
     def clear(self) -> None:
         """Forget everything, and that any of it was told."""
-        self.index: dict[EngineHash, int] = {}
+        told = self.cleared or bool(self.index) or any(self.lost)
+        self.index = {}
         self.own = array("Q")
         self.depths = array("I")
         self.sizes = array("I")
         self.copies = (array("I"), array("I"))
         self.held: tuple[dict[int, int], dict[int, int]] = ({}, {})
         self.gained: tuple[set[int], set[int]] = (set(), set())
-        self.lost: tuple[set[int], set[int]] = (set(), set())
-        self.cleared = True
+        self.lost = (set(), set())
+        # Where there was nothing, nobody need forget anything.
+        self.cleared = told
         self._born = array("d")
         self._names: list[EngineHash | None] = []
         self._used = 0
@@ -132,6 +136,10 @@ class Entries:
         """Let a block that the GPU has no copy of give way to others from now on."""
         if not self.copies[NEAR][at]:
             (self._lower if self.copies[FAR][at] else self._gone).put(at)
+
+    def some_held(self, tier: int, *, after: int, most: int) -> list[int]:
+        """Return up to so many of the own blocks that a tier holds, leaving out the first ``after``."""
+        return list(itertools.islice(self.held[tier], after, after + most))
 
     def order(self) -> list[tuple[EngineHash, int]]:
         """Return the names and entries, those last that give way, in an order in which they may be added again."""

@@ -35,6 +35,11 @@ _Socket = zmq.Socket[bytes]
 _Frames = list[bytes]
 
 
+MAX_SOCKETS = 16_384
+MAX_SLICE_BYTES = 1 << 20
+"""After so many bytes others get their turn on the loop."""
+
+
 class Subscriptions:
     """Follows publishers, all on the running loop; ``clock`` gives seconds. :meth:`close` ends them all."""
 
@@ -42,6 +47,8 @@ class Subscriptions:
         self._settings = settings
         self._clock = clock
         self._context: zmq.Context[_Socket] = zmq.Context()
+        # The messages, the connections and a replay of each; ZMQ's own limit is a thousand in all.
+        self._context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self._bound: dict[str, _Inlet] = {}
         self._followers: set[Subscription] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -85,7 +92,13 @@ class Subscriptions:
         except ValueError as error:
             sink.problem(Problem.ENDPOINT, str(error))
             return None
-        return _Replay(context=self._context, address=address, topic=source.topic.encode(), sink=sink)
+        return _Replay(
+            context=self._context,
+            address=address,
+            topic=source.topic.encode(),
+            sink=sink,
+            most=self._settings.max_pending_batches,
+        )
 
     def _inlet(self, source: EventSource, host: str, sink: Sink) -> "_Inlet | None":
         """Return the socket for a source, or None when the sink was told why there is none."""
@@ -97,7 +110,7 @@ class Subscriptions:
                 if place.bind:
                     self._bound[place.address] = inlet
                 return inlet
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, zmq.ZMQError) as error:
             sink.problem(Problem.ENDPOINT, str(error))
             return None
         if not shared.distinguishes(source.topic.encode()):
@@ -147,9 +160,14 @@ class Subscription:
         return self._stream.position
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has a socket; else it brings nothing, and the sink was told why."""
+        return self._inlet is not None
+
+    @property
     def synced(self) -> bool:
-        """Whether no replay is under way."""
-        return self._stream.synced
+        """Whether it is listened to, and no replay is under way."""
+        return self.is_open and self._stream.synced
 
     @property
     def counts(self) -> Counts:
@@ -215,6 +233,7 @@ class _Reader:
 
     def __init__(self, socket: _Socket, read: Callable[[list[_Frames]], None], *, group_secs: float) -> None:
         self.socket = socket
+        self.emptied = True
         self._read = read
         self._group_secs = group_secs
         self._loop = asyncio.get_running_loop()
@@ -232,13 +251,18 @@ class _Reader:
         self.socket.close(linger=0)
 
     def slice(self) -> list[_Frames]:
-        """Up to so many messages, without waiting for any."""
+        """Up to so many messages, or bytes, without waiting for any; ``emptied`` tells whether there were no more."""
         messages: list[_Frames] = []
-        while len(messages) < SLICE and not self.socket.closed:
+        size = 0
+        self.emptied = False
+        while len(messages) < SLICE and size < MAX_SLICE_BYTES and not self.socket.closed:
             try:
-                messages.append(self.socket.recv_multipart(zmq.NOBLOCK))
+                frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
+                self.emptied = True
                 break
+            size += sum([len(frame) for frame in frames])
+            messages.append(frames)
         return messages
 
     def _woken(self) -> None:
@@ -249,7 +273,7 @@ class _Reader:
     def _drain(self) -> None:
         messages = self.slice()
         # Beforehand, as reading may close the socket.
-        self._due = self._loop.call_soon(self._drain) if len(messages) == SLICE else None
+        self._due = None if self.emptied or self.socket.closed else self._loop.call_soon(self._drain)
         if messages:
             self._read(messages)
 
@@ -310,7 +334,7 @@ class _Inlet:
         for _ in range(1 + self._most // SLICE):
             messages = self._messages.slice()
             self._hand_on(messages, renewed=True)
-            if len(messages) < SLICE:
+            if self._messages.emptied:
                 break
         for follower in tuple(self._followers.values()):
             follower.verify()
@@ -326,8 +350,9 @@ class _Inlet:
 class _Replay:
     """Asks an engine for replays, one question at a time, each on a socket of its own."""
 
-    def __init__(self, *, context: "zmq.Context[_Socket]", address: str, topic: bytes, sink: Sink) -> None:
+    def __init__(self, *, context: "zmq.Context[_Socket]", address: str, topic: bytes, sink: Sink, most: int) -> None:
         self._context = context
+        self._most = most
         self._place = Place(address, bind=False)
         self._topic = topic
         self._sink = sink
@@ -336,14 +361,8 @@ class _Replay:
     def ask(self, first: int, *, replayed: Callable[[int, bytes], None], ended: Callable[[], None]) -> None:
         """Ask for the batches from ``first`` on; nothing more is told of an earlier question."""
         self.close()
-        # The engine's buffer is the limit: what does not fit would be lost, and asked for again.
-        socket = _opened(self._context, zmq.DEALER, self._place, high_water_mark=0)
-        try:
-            _attached(socket, self._place)
-            socket.send_multipart([b"", first.to_bytes(_SEQUENCE_BYTES, "big")], zmq.NOBLOCK)
-        except OSError as error:
-            socket.close()
-            self._sink.problem(Problem.ENDPOINT, str(error))
+        socket = self._opened_with(first)
+        if socket is None:
             return
         spoilt = False
 
@@ -368,6 +387,21 @@ class _Replay:
                     replayed(sequence, frames[3])
 
         reader = self._reader = _Reader(socket, read, group_secs=GROUP_SECS)
+
+    def _opened_with(self, first: int) -> _Socket | None:
+        """Return a socket on which the question is out; None when the sink was told why there is none."""
+        socket = None
+        try:
+            # What does not fit is lost, and asked for again.
+            socket = _opened(self._context, zmq.DEALER, self._place, high_water_mark=self._most)
+            _attached(socket, self._place)
+            socket.send_multipart([b"", first.to_bytes(_SEQUENCE_BYTES, "big")], zmq.NOBLOCK)
+        except (OSError, zmq.ZMQError) as error:
+            if socket is not None:
+                socket.close()
+            self._sink.problem(Problem.ENDPOINT, str(error))
+            return None
+        return socket
 
     def close(self) -> None:
         """Ask no more."""

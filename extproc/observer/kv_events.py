@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -41,6 +40,9 @@ LEAST_SAMPLES = 16
 """Predictions that must have been compared before a worker is doubted for them."""
 DISTRUST_SECS, MAX_DISTRUST_SECS = 60.0, 3600.0
 LEAST_LIFETIMES = 64
+HALF_LIFE_SECS = 10.0
+"""How often it is worked out anew how long blocks last; of hundreds of engines that takes a while."""
+MENDED_AT_ONCE = 16_384
 
 
 class _Followed:
@@ -59,6 +61,7 @@ class _Followed:
         self.distrusted = 0
         self.distrusted_until = 0.0
         self.read_at = 0.0
+        self.mended_to = [0, 0]
         self.counted: dict[str, int] = {}
         self.warned: set[str] = set()
         self.remembered: KnownBlocks | None = None
@@ -103,6 +106,8 @@ class KvEvents:
         self._dirty: set[WorkerKey] = set()
         self._remembered: dict[WorkerKey, KnownBlocks] = {}
         self._flush_due = False
+        self._half_life_due = self._half_life_secs = 0.0
+        self._mended = 0
 
     # Who comes and goes.
 
@@ -119,6 +124,9 @@ class KvEvents:
 
     def recovered(self, worker: Worker) -> None:
         """Look whether it is still the same engine that is followed."""
+        followed = self._followed.get(worker.key)
+        if followed is not None:
+            followed.worker = worker
         self._look_again(worker.key)
 
     def restarted(self, worker: Worker) -> None:
@@ -149,11 +157,6 @@ class KvEvents:
         followed.cache.compare(load, silent_after_secs=self._settings.silent_after_secs)
         followed.cache.turned_over(float(self._table.engines[followed.worker.slot, Engine.CACHED_SINCE]))
 
-    def is_followed(self, key: WorkerKey) -> bool:
-        """Whether a worker's engine is heard, so that its own word counts for what it has lost."""
-        followed = self._followed.get(key)
-        return followed is not None and followed.told
-
     def blocks(self, key: WorkerKey) -> int:
         """How many blocks a worker is known to hold by its events."""
         followed = self._followed.get(key)
@@ -169,11 +172,10 @@ class KvEvents:
     def known_blocks(self, key: WorkerKey) -> KnownBlocks | None:
         """Return what is known of a worker's blocks, in a form that can be written; None where it is not all."""
         followed = self._followed.get(key)
-        if followed is None or not followed.precise:
+        if followed is None or not followed.precise or followed.cache is None or not followed.cache.precise:
             return None
         subscription, cache, source, spec = followed.subscription, followed.cache, followed.source, followed.spec
         assert subscription is not None
-        assert cache is not None
         assert source is not None
         assert spec is not None
         if subscription.position is None:
@@ -218,7 +220,11 @@ class KvEvents:
                 pause_secs, retry_secs = retry_secs, min(2 * retry_secs, LAST_RETRY_SECS)
             else:
                 self._take_source(followed, source, spec)
-                pause_secs, retry_secs = NO_EVENTS_RETRY_SECS, FIRST_RETRY_SECS
+                if followed.subscription is None or followed.subscription.is_open:
+                    pause_secs, retry_secs = NO_EVENTS_RETRY_SECS, FIRST_RETRY_SECS
+                else:
+                    # Its socket could not be had; whoever has the address may leave it.
+                    pause_secs, retry_secs = retry_secs, min(2 * retry_secs, LAST_RETRY_SECS)
             try:
                 async with asyncio.timeout(pause_secs):
                     await followed.again.wait()
@@ -242,8 +248,10 @@ class KvEvents:
 
     def _take_source(self, followed: _Followed, source: EventSource | None, spec: ModelSpec | None) -> None:
         worker = followed.worker
-        if source == followed.source and spec == followed.spec:
-            return
+        if source == followed.source and _alike(spec, followed.spec):
+            subscription = followed.subscription
+            if subscription is None or subscription.is_open:
+                return
         self._leave(followed)
         if source is None:
             logger.info("Worker %s publishes no KV-cache events", worker.id)
@@ -329,10 +337,34 @@ class KvEvents:
             self._conclude(followed)
             self._count(followed)
         self._metrics.lag_seconds.flush()
-        half_life = self._half_life()
+        now = self._clock()
+        if now >= self._half_life_due:
+            self._half_life_due = now + HALF_LIFE_SECS
+            self._half_life_secs = self._half_life()
         for followed in self._followed.values():
             row = self._table.engines[followed.worker.slot]
-            row[Engine.HALF_LIFE_SECS] = 0.0 if followed.precise else half_life
+            row[Engine.HALF_LIFE_SECS] = 0.0 if followed.precise else self._half_life_secs
+        self._mend()
+
+    def _mend(self) -> None:
+        """Put back what the index has lost of the blocks that one worker holds, some at a time.
+
+        It may have had to make room, and two processes may have changed one entry at the same moment.
+        """
+        precise = [followed for followed in self._followed.values() if followed.precise and followed.cache is not None]
+        if not precise:
+            return
+        self._mended += 1
+        followed = precise[self._mended % len(precise)]
+        assert followed.cache is not None
+        slot, blocks = followed.worker.slot, followed.cache.blocks
+        for tier in Tier:
+            held = blocks.some_held(tier, after=followed.mended_to[tier], most=MENDED_AT_ONCE)
+            followed.mended_to[tier] = followed.mended_to[tier] + len(held) if len(held) == MENDED_AT_ONCE else 0
+            missing = held[~self._prefixes.holds(held, slot, tier=tier)]
+            if len(missing):
+                self._metrics.mended.labels(followed.worker.id).inc(len(missing))
+                self._prefixes.hold(missing, np.full(len(missing), slot), tier=tier)
 
     def _conclude(self, followed: _Followed) -> None:
         cache, subscription = followed.cache, followed.subscription
@@ -402,7 +434,14 @@ class KvEvents:
             if followed.cache is not None and followed.precise
             for secs in followed.cache.blocks.lifetimes
         ]
-        return statistics.median(lifetimes) if len(lifetimes) >= LEAST_LIFETIMES else 0.0
+        return float(np.median(lifetimes)) if len(lifetimes) >= LEAST_LIFETIMES else 0.0
+
+
+def _alike(one: ModelSpec | None, other: ModelSpec | None) -> bool:
+    """Whether two models hash their prompts alike, whatever else is set for them."""
+    if one is None or other is None:
+        return one is other
+    return (one.name, one.block_size) == (other.name, other.block_size)
 
 
 def root_of(spec: ModelSpec, lora: str, cache_salt: str) -> int:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ class EngineMemory:
         self._events = events
         self._workers = workers
         self._known: dict[WorkerKey, KnownWorker] = {}
+        self._writing = threading.Lock()
         found = None
         if self._path is not None:
             found = snapshot.read(self._path, max_age_secs=settings.snapshot_max_age_secs)
@@ -99,7 +101,9 @@ class EngineMemory:
 
     def _write(self, path: Path, known: list[KnownWorker]) -> None:
         try:
-            snapshot.write(path, Snapshot(time.time(), known))
+            # At the end, the last one in time may still be under way.
+            with self._writing:
+                snapshot.write(path, Snapshot(time.time(), known))
         except OSError:
             logger.exception("What is known of the engines cannot be written")
 

@@ -282,7 +282,9 @@ class Accounts:
 
     def _take_back_first(self) -> None:
         _, hashes, slot = self._speculative.popleft()
-        self._prefixes.forget(hashes, slot)
+        # Of a worker whose events are not followed any more, nothing will ever be confirmed.
+        if self._prefixes.is_precise(slot):
+            self._prefixes.forget(hashes, slot)
 
     def _queue(self, flight: Flight, now: float) -> None:
         """Put a prompt at the end of what its worker has to compute."""

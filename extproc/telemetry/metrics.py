@@ -207,6 +207,12 @@ class KvEventMetrics:
             "extproc_kv_event_problems", "Why a worker's events could not be followed.", ["worker", "problem"],
             registry=None,
         )  # fmt: skip
+        self.mended = Counter(
+            "extproc_kv_blocks_mended",
+            "Blocks that the prefix index had lost though the engine holds them. Many: it is too small.",
+            ["worker"],
+            registry=None,
+        )
         self.lag_seconds = TallyHistogram(
             "extproc_kv_event_lag_seconds",
             "Time from a batch's own time to its reading; of workers on other machines by their clocks.",

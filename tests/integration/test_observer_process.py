@@ -126,7 +126,7 @@ async def test_serves_the_whole_services_metrics_and_ends_cleanly_on_sigterm(par
     async with serving(FakeWorker()) as one:
         parent.configure(one)
         async with parent.observed() as child:
-            await until(lambda: len(one.paths) >= 3)
+            await until(lambda: one.paths.count("/health") >= 3)
             WorkerTable(parent.segment).column(5).add(0, requests=4)
             metrics = await parent.metrics()
             assert metrics["extproc_health_probes_total", "ok", one.address] >= 2

@@ -141,11 +141,9 @@ async def test_an_engine_that_tells_all_is_precise_and_what_it_was_sent_before_i
     publisher.make(removed(event, 3))
     worker = stage.place(publisher)
     assert (stage.is_precise(), stage.leading(OTHERS)) == (False, 4)
-    assert not stage.events.is_followed(worker.key)
     await stage.wait(stage.is_precise)
 
     assert (stage.leading(TOKENS), stage.leading(OTHERS)) == (3, 0)
-    assert stage.events.is_followed(worker.key)
     assert stage.events.blocks(worker.key) == 3
     assert stage.batches("replayed") == stage.batches("batches") == 2
 
@@ -167,7 +165,6 @@ async def test_a_worker_that_is_gone_is_followed_no_more(stage: Stage) -> None:
     stage.events.gone(worker)
 
     assert not stage.shared.prefixes.is_precise(worker.slot)
-    assert not stage.events.is_followed(worker.key)
     await stage.wait(lambda: not publisher.subscribed)
 
 
@@ -364,7 +361,6 @@ async def test_what_an_engine_has_said_is_forgotten_where_it_is_followed_no_more
         stage.events.recovered(worker)
         await stage.wait(lambda: stage.problems(Doubt.MODEL) == 1 and not publisher.subscribed)
         assert (stage.is_precise(), stage.leading(TOKENS)) == (False, 0)
-        assert not stage.events.is_followed(worker.key)
 
         stage.models = [SPEC]
         stage.events.recovered(worker)
