@@ -14,7 +14,8 @@ class KvEventsSettings:
     mode: Literal["auto", "off"] = setting(
         "auto",
         "`auto` follows the events of every worker that tells where they are (`/kv_event_sources`), or for which an "
-        "endpoint is set; `off` follows none.",
+        "endpoint is set; `off` follows none. What a worker tells is used on its own host only, and bound on loopback "
+        "only.",
     )
     endpoint: str = setting(
         "",

@@ -9,6 +9,7 @@ import re
 from typing import NamedTuple
 
 _ANY_HOST = re.compile(r"tcp://(?:\*|0\.0\.0\.0|\[::\]|::):")
+_HOST = re.compile(r"tcp://(.*):[^:]*$")
 _PORT = re.compile(r":([0-9]{1,5})$")
 _LAST_PORT = 0xFFFF
 
@@ -40,6 +41,22 @@ def replay_address(endpoint: str, *, host: str) -> str:
         raise ValueError(f"{endpoint} is neither tcp:// nor ipc://")
     shown = f"[{host}]" if ":" in host else host
     return _ANY_HOST.sub(f"tcp://{shown}:", endpoint)
+
+
+def fault_of_told(endpoint: str, *, host: str, replays: bool) -> str:
+    """Return why an endpoint that an engine on ``host`` tells is not used, or nothing: so far is it taken at its word.
+
+    Else whoever is a worker could have sockets bound and connected wherever it likes. What is configured is not asked.
+    """
+    place = Place(replay_address(endpoint, host=host), bind=False) if replays else events_place(endpoint, host=host)
+    found = _HOST.match(place.address)
+    if found is None:
+        return ""
+    named = found[1].strip("[]")
+    if place.bind:
+        return "" if _loopback(named) else f"{endpoint} is bound only where kv_events.endpoint says so"
+    same = named == host or (_loopback(named) and _loopback(host))
+    return "" if same else f"{endpoint} is not on the worker's own host, {host}"
 
 
 def with_rank(endpoint: str, rank: int) -> str:

@@ -17,6 +17,7 @@ from extproc.fleet.worker import Worker, WorkerKey
 from extproc.fleet.worker_http import split_address
 from extproc.index.block_hash import Hashes, root_hash
 from extproc.index.prefix_index import PrefixIndex, Tier
+from extproc.kvevents.endpoints import fault_of_told
 from extproc.kvevents.engine_blocks import Changes, EngineBlocks
 from extproc.kvevents.engine_cache import Doubt, EngineCache
 from extproc.kvevents.sources import EventSource, ask_models, ask_sources, configured_source
@@ -213,7 +214,7 @@ class KvEvents:
         while True:
             followed.again.clear()
             try:
-                source = await self._source_of(followed.worker)
+                source = await self._source_of(followed)
                 spec = None if source is None else await self._spec_of(followed.worker)
             except (OSError, TimeoutError, ValueError) as error:
                 logger.debug("Worker %s does not say where its KV-cache events are: %s", followed.worker.id, error)
@@ -231,11 +232,22 @@ class KvEvents:
             except TimeoutError:
                 continue
 
-    async def _source_of(self, worker: Worker) -> EventSource | None:
+    async def _source_of(self, followed: _Followed) -> EventSource | None:
+        worker = followed.worker
         source = configured_source(self._settings, worker)
+        if source is not None:
+            return source
+        told = await ask_sources(worker.address, ASK_TIMEOUT_SECS)
+        source = None if told is None else told.get(worker.rank)
         if source is None:
-            told = await ask_sources(worker.address, ASK_TIMEOUT_SECS)
-            source = None if told is None else told.get(worker.rank)
+            return None
+        host, _ = split_address(worker.address)
+        fault = fault_of_told(source.endpoint, host=host, replays=False)
+        if not fault and source.replay_endpoint:
+            fault = fault_of_told(source.replay_endpoint, host=host, replays=True)
+        if fault:
+            self._warn(followed, Problem.ENDPOINT, fault)
+            return None
         return source
 
     async def _spec_of(self, worker: Worker) -> ModelSpec | None:

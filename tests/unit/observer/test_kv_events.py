@@ -1,6 +1,7 @@
 """Engines are followed from real sockets, and believed for as long as what they say holds good."""
 
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -20,6 +21,7 @@ from extproc.observer.kv_events import DISTRUST_SECS, LEAST_LIFETIMES, LEAST_SAM
 from extproc.shm.worker_table import Engine, Outcome, Trust
 from extproc.telemetry.metrics import KvEventMetrics
 from tests.support.engine_events import SIZE, payload, removed, stored
+from tests.support.envoy import free_ports
 from tests.support.fleets import Shared
 from tests.support.kv_publisher import KvPublisher
 from tests.support.waiting import until
@@ -367,3 +369,26 @@ async def test_what_an_engine_has_said_is_forgotten_where_it_is_followed_no_more
         await stage.wait(lambda: b"" in publisher.subscribed)
         publisher.publish(stored(TOKENS))
         await stage.wait(lambda: stage.holds(TOKENS))
+
+
+async def test_an_address_that_is_taken_is_bound_once_it_is_free(stage: Stage) -> None:
+    (port,) = free_ports(1)
+    endpoint = f"tcp://127.0.0.1:{port}"
+    worker = Worker(id="w1", address="127.0.0.1:1", slot=1, models=("m",), kv_events_endpoint=endpoint)
+    with socket.create_server(("127.0.0.1", port)):
+        stage.events.placed(worker)
+
+        async def told() -> bool:
+            return stage.problems(Problem.ENDPOINT) > 0
+
+        await until(told)
+        stage.events.look()
+        assert not stage.shared.prefixes.is_precise(1)
+    publisher = KvPublisher(endpoint, connect=True)
+    stage.publishers.append(publisher)
+
+    async def heard() -> bool:
+        publisher.publish(stored(TOKENS))
+        return stage.events.blocks(worker.key) > 0
+
+    await until(heard)
