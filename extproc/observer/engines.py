@@ -74,6 +74,10 @@ class Engines:
         # What is remembered of it comes last: the others begin by forgetting.
         self._memory.placed(worker)
 
+    def changed(self, worker: Worker) -> None:
+        """What is published of a worker is not what it was."""
+        self._events.changed(worker)
+
     def recovered(self, worker: Worker) -> None:
         """A worker is healthy again."""
         self._rows.recovered(worker)

@@ -125,10 +125,19 @@ class KvEvents:
 
     def recovered(self, worker: Worker) -> None:
         """Look whether it is still the same engine that is followed."""
-        followed = self._followed.get(worker.key)
-        if followed is not None:
-            followed.worker = worker
         self._look_again(worker.key)
+
+    def changed(self, worker: Worker) -> None:
+        """Follow a worker where its entry says, and by the model that it names, from now on."""
+        followed = self._followed.get(worker.key)
+        if followed is None:
+            return
+        before, followed.worker = followed.worker, worker
+        if (
+            configured_source(self._settings, before) != configured_source(self._settings, worker)
+            or before.models != worker.models
+        ):
+            followed.again.set()
 
     def restarted(self, worker: Worker) -> None:
         """Take notice that an engine counts from zero again."""

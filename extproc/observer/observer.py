@@ -24,6 +24,9 @@ class Engines(Protocol):
     def placed(self, worker: Worker) -> None:
         """A new worker has got a slot."""
 
+    def changed(self, worker: Worker) -> None:
+        """What is published of a worker is not what it was."""
+
     def recovered(self, worker: Worker) -> None:
         """A worker is healthy again."""
 
@@ -133,7 +136,10 @@ class Observer:
             known = before.get(key)
             if known is None:
                 self._engines.placed(worker)
-            elif worker.healthy and not known.healthy:
+                continue
+            if worker != known:
+                self._engines.changed(worker)
+            if worker.healthy and not known.healthy:
                 self._engines.recovered(worker)
 
     async def _wait(self, next_look: float) -> None:

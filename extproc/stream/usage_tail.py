@@ -18,7 +18,8 @@ EVENTS_TAIL_BYTES = 1 << 14
 MAX_USAGE_BYTES = 1 << 12
 """The longest ``usage`` that is read out of the end of a document."""
 
-_STRING = rb'"(?:[^"\\]|\\.)*+"'
+# One that does not end goes to the end: else each quote in it would be tried in its turn, up to there.
+_STRING = rb'"(?:[^"\\]|\\.)*+(?:"|\Z)'
 _STRINGS = re.compile(_STRING, re.DOTALL)
 _TOKENS = re.compile(_STRING + rb"|[{}]", re.DOTALL)
 _KEY = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -392,3 +393,18 @@ async def test_an_address_that_is_taken_is_bound_once_it_is_free(stage: Stage) -
         return stage.events.blocks(worker.key) > 0
 
     await until(heard)
+
+
+async def test_a_worker_whose_entry_changes_is_followed_where_it_says(stage: Stage) -> None:
+    first, second = stage.publisher(), stage.publisher()
+    worker = await stage.follow(first)
+    changed = msgspec.structs.replace(
+        worker,
+        kv_events_endpoint=second.endpoint.replace("127.0.0.1", "*"),
+        kv_events_replay_endpoint=second.replay_endpoint,
+    )
+    stage.events.changed(changed)
+    await stage.wait(lambda: b"" in second.subscribed and stage.is_precise())
+    assert not stage.holds(TOKENS)
+    second.publish(stored(OTHERS))
+    await stage.wait(partial(stage.holds, OTHERS))

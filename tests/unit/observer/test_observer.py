@@ -34,6 +34,7 @@ class Surroundings:
         self.endpoint_error: OSError | None = None
         self.probed: set[WorkerKey] = set()
         self.engine_events: list[tuple[str, str, int]] = []
+        self.changed_workers: list[Worker] = []
         self.observer = self.make_observer(restored=None)
 
     def make_observer(self, *, restored: Fleet | None) -> Observer:
@@ -51,6 +52,9 @@ class Surroundings:
 
     def placed(self, worker: Worker) -> None:
         self.engine_events.append(("placed", worker.id, len(self.documents)))
+
+    def changed(self, worker: Worker) -> None:
+        self.changed_workers.append(worker)
 
     def recovered(self, worker: Worker) -> None:
         self.engine_events.append(("recovered", worker.id, len(self.documents)))
@@ -198,3 +202,13 @@ async def test_a_successor_goes_on_with_the_models_before_it_has_read_a_list() -
     successor.take_result(WorkerKey("a", A.address), False)
     successor.publish()
     assert (surroundings.states, surroundings.documents[-1].models) == ({"a": "unhealthy"}, (M,))
+
+
+def test_whoever_keeps_engines_is_told_of_entries_that_change() -> None:
+    bench = Surroundings()
+    bench.observer.take_lists(Lists((WorkerSpec("10.0.0.1:1"),), ()))
+    bench.observer.publish()
+    assert bench.changed_workers == []
+    bench.observer.take_lists(Lists((WorkerSpec("10.0.0.1:1", models=("m",)),), ()))
+    bench.observer.publish()
+    assert [worker.models for worker in bench.changed_workers] == [("m",)]
