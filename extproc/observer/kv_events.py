@@ -15,11 +15,12 @@ from extproc.config.models import ModelSpec
 from extproc.fleet.load.engine_load import EngineLoad
 from extproc.fleet.worker import Worker, WorkerKey
 from extproc.fleet.worker_http import split_address
-from extproc.index.block_hash import Hashes, root_hash
+from extproc.index.block_hash import root_hash
 from extproc.index.prefix_index import PrefixIndex, Tier
 from extproc.kvevents.endpoints import fault_of_told
 from extproc.kvevents.engine_blocks import Changes, EngineBlocks
 from extproc.kvevents.engine_cache import Doubt, EngineCache
+from extproc.kvevents.index_changes import apply_changes
 from extproc.kvevents.sources import EventSource, ask_models, ask_sources, configured_source
 from extproc.kvevents.stream import Position, Problem
 from extproc.kvevents.subscriber import Subscription, Subscriptions
@@ -468,24 +469,3 @@ def _alike(one: ModelSpec | None, other: ModelSpec | None) -> bool:
 def root_of(spec: ModelSpec, lora: str, cache_salt: str) -> int:
     """Return the start of the chain of a prompt to a model, as :mod:`extproc.models.model` has it."""
     return root_hash(model=spec.name, lora=lora, cache_salt=cache_salt)
-
-
-def apply_changes(prefixes: PrefixIndex, changed: Sequence[tuple[int, Changes]]) -> None:
-    """Put into the index what changed at some workers, each named by its slot."""
-    for slot, changes in changed:
-        if changes.cleared:
-            prefixes.clear_held(slot)
-    slots = [slot for slot, _ in changed]
-    for tier in Tier:
-        hashes, holders = _joined([changes.lost[tier] for _, changes in changed], slots)
-        if len(hashes):
-            prefixes.release(hashes, holders, tier=tier)
-        hashes, holders = _joined([changes.gained[tier] for _, changes in changed], slots)
-        if len(hashes):
-            prefixes.hold(hashes, holders, tier=tier)
-
-
-def _joined(parts: list[Hashes], slots: list[int]) -> tuple[Hashes, "np.typing.NDArray[np.int64]"]:
-    if not parts:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    return np.concatenate(parts), np.repeat(np.array(slots, np.int64), [len(part) for part in parts])

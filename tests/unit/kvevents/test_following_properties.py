@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from extproc.index.prefix_index import PrefixIndex, Tier
 from extproc.kvevents.engine_cache import EngineCache
-from extproc.observer.kv_events import apply_changes
+from extproc.kvevents.index_changes import apply_changes
 from tests.support.engine_events import Cache, make, on_wire
 from tests.support.event_channel import ACTIONS, Engine, World
 
