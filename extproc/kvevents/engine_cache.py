@@ -1,6 +1,5 @@
 """The cache of one engine as its stream of batches tells of it, and how far that can be believed."""
 
-import logging
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
@@ -9,8 +8,6 @@ from extproc.kvevents.decode import PayloadError, decode_batch
 from extproc.kvevents.engine_blocks import Changes, EngineBlocks, IncompatibleBlockSize
 from extproc.kvevents.events import Event
 from extproc.kvevents.stream import Problem
-
-logger = logging.getLogger(__name__)
 
 BLOCKS_OF_SILENCE = 2
 """Blocks that an engine must have filled without a word before it counts as silent: one may be on its way."""
@@ -140,7 +137,7 @@ class EngineCache:
         tokens = computed - self._watched[1] - (requests - self._watched[2]) * (load.block_size - 1)
         if tokens < BLOCKS_OF_SILENCE * load.block_size:
             self._quiet_since = now
-        elif now - self._quiet_since >= silent_after_secs and Doubt.SILENT not in self.doubts:
+        elif now - self._quiet_since >= silent_after_secs:
             # What is known may still be right: if so, the next batch follows the last.
             self._doubt(Doubt.SILENT, f"it has computed {computed - self._watched[1]:.0f} tokens without a word")
 

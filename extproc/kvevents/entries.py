@@ -21,11 +21,11 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from extproc.index.prefix_index import Tier
 from extproc.kvevents.events import EngineHash
 
-NEAR, FAR = 0, 1
-"""Tiers: the GPU's memory, and whatever a block has to be loaded from."""
-TIERS = (NEAR, FAR)
+TIERS = NEAR, FAR = int(Tier.NEAR), int(Tier.FAR)
+"""The tiers of the prefix index, as plain numbers: they are used for every block."""
 MAX_LIFETIMES = 4096
 NEVER = float("inf")
 _GROWTH = 1024

@@ -12,6 +12,8 @@ from extproc.kvevents.engine_blocks import Changes
 
 def apply_changes(prefixes: PrefixIndex, changed: Sequence[tuple[int, Changes]]) -> None:
     """Put into the index what changed at some workers, each named by its slot."""
+    if not changed:
+        return
     for slot, changes in changed:
         if changes.cleared:
             prefixes.clear_held(slot)
@@ -26,6 +28,4 @@ def apply_changes(prefixes: PrefixIndex, changed: Sequence[tuple[int, Changes]])
 
 
 def _joined(parts: list[Hashes], slots: list[int]) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    if not parts:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
     return np.concatenate(parts), np.repeat(np.array(slots, np.int64), [len(part) for part in parts])

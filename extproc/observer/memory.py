@@ -14,6 +14,7 @@ import numpy as np
 from extproc.config.kv_events import KvEventsSettings
 from extproc.fleet.worker import Worker, WorkerKey
 from extproc.index.block_hash import Hashes
+from extproc.index.depths import Floats
 from extproc.index.prefix_index import PrefixIndex
 from extproc.observer import snapshot
 from extproc.observer.engine_rows import LEARNED, EngineRows
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 LEARNED_FROM_ANSWERS = (
     Outcome.SEAT_SECS, Outcome.PREFILL_RATE, Outcome.LONE_SECS, Outcome.ANSWER_SECS, Outcome.PREFILL_STRETCH,
 )  # fmt: skip
-NOTHING = np.empty(0, np.uint64), np.empty(0, np.float64)
+NOTHING: tuple[Hashes, Floats] = np.empty(0, np.uint64), np.empty(0, np.float64)
 
 
 class EngineMemory:
@@ -109,14 +110,13 @@ class EngineMemory:
 
     def _known_of(self, worker: Worker) -> KnownWorker:
         blocks = self._events.known_blocks(worker.key)
-        claims: tuple[Hashes, object] = NOTHING if blocks is not None else self._prefixes.claims(worker.slot)
-        hashes, ages = claims
+        hashes, ages = NOTHING if blocks is not None else self._prefixes.claims(worker.slot)
         engine, outcome = self._table.engines[worker.slot], self._table.outcomes[worker.slot]
         return KnownWorker(
             key=worker.key,
             blocks=blocks,
             claims=snapshot.pack(hashes),
-            ages=snapshot.pack(np.asarray(ages)),
+            ages=snapshot.pack(ages),
             engine={number.name.lower(): float(engine[number]) for number in LEARNED},
             outcome={number.name.lower(): float(outcome[number]) for number in LEARNED_FROM_ANSWERS},
         )
